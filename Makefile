@@ -1,0 +1,62 @@
+# ztfds: the two commands that matter are `make night` and `make test`; both set up all that they need.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup kernels night test lint stop clean status
+
+ZTFDS_NIGHT ?= ccd
+HOME_NIGHT  := var/night
+UV          := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/var/uv/bin/uv)
+PYTEST_ARGS ?=
+
+# Byte-code halves every start-up; one thread per process, because Airflow runs one task per core.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE := 1
+export UV_LINK_MODE := copy
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export NUMBA_NUM_THREADS := 1
+export MPLBACKEND := Agg
+
+help:  ## these lines
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@echo
+	@echo "  ZTFDS_NIGHT=tiny|ccd|camera make night     the size of the camera (default ccd: one CCD at full size)"
+	@echo "  PYTEST_ARGS='-k astrometry' make test      some of the tests"
+
+$(CURDIR)/var/uv/bin/uv:
+	@echo "== uv is not here: installing it into var/uv"
+	@mkdir -p var
+	@python3 -m venv var/uv 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv && python3 -m venv var/uv; } \
+	  || { echo "python3 (3.11 or newer) with its venv module is needed; please install it"; exit 1; }
+	@var/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+setup: $(UV)  ## install the locked dependencies into .venv
+	@echo "== dependencies (locked in uv.lock)"
+	@$(UV) sync --quiet --locked --extra services
+	@$(MAKE) --no-print-directory kernels
+
+kernels:
+	@echo "== compiled kernels (slow the first time only)"
+	@.venv/bin/python -m ztfds.kernels
+
+night: setup  ## a simulated night through Airflow: alerts published, report written, pages left up
+	@.venv/bin/ztfds night --size $(ZTFDS_NIGHT) --home $(HOME_NIGHT)
+
+lint: setup  ## style and types
+	@echo "== ruff and mypy"
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+test: setup lint  ## all the tests, with real PostgreSQL, Kafka and Airflow
+	@echo "== tests"
+	@.venv/bin/pytest $(PYTEST_ARGS)
+
+status: ## what runs
+	@.venv/bin/ztfds services status --home $(HOME_NIGHT)
+
+stop:  ## stop everything that `make night` left running
+	@if [ -x .venv/bin/ztfds ] && [ -d $(HOME_NIGHT) ]; then .venv/bin/ztfds services stop --home $(HOME_NIGHT); else echo "nothing to stop"; fi
+
+clean: stop  ## stop, then remove the night's data and the environment
+	@rm -rf var .venv .mypy_cache .ruff_cache .pytest_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+"""reference: one run for each night; the co-added reference images that the night has made possible."""
+
+from airflow.sdk import DAG, get_current_context, task
+from ztfds_tasks import BULK, library
+
+with DAG("reference", description=__doc__, default_args=BULK, max_active_runs=1, tags=["bulk", "P7"]) as dag:
+
+    @task(do_xcom_push=True)
+    def wanted() -> list[dict[str, int]]:
+        """List field, quadrant and filter of every reference that can be made and is not there."""
+        from ztfds.operations import references
+
+        with library() as context:
+            return references.wanted(context, get_current_context()["dag_run"].conf["night"])
+
+    @task(map_index_template="{{ task.op_kwargs }}")
+    def build(field: int, rcid: int, fid: int) -> None:
+        """Select, co-add and register the reference of one quadrant of one field in one filter."""
+        from ztfds.operations import references
+
+        run = get_current_context()
+        with library() as context:
+            references.build(context, field, rcid, fid, run["run_id"], run["ti"].try_number)
+
+    build.expand_kwargs(wanted())

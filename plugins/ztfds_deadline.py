@@ -1,0 +1,79 @@
+"""The deadline of alerts: 10 minutes from the arrival of an exposure. A plugin of its own, so that no other can break it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk.definitions.deadline import BaseDeadlineReference, deadline_reference
+
+log = logging.getLogger(__name__)
+
+
+@deadline_reference()
+class ExposureArrivalDeadline(BaseDeadlineReference):
+    """Counts from ``conf["arrival"]`` of the run; a run without it has no deadline."""
+
+    required_kwargs = {"dag_id", "run_id"}
+
+    def _evaluate_with(self, *, session: Any, dag_id: str, run_id: str, **_: Any) -> datetime | None:
+        """Look up the arrival of one run."""
+        from airflow.models import DagRun
+        from sqlalchemy import select
+
+        query = select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+        arrival = (session.scalar(query) or {}).get("arrival")
+        return datetime.fromisoformat(arrival) if arrival else None
+
+
+async def report_late(context: dict[str, Any], **_: Any) -> str:
+    """Note that an exposure is late: in its row (with the stage it is in), in the log, and by mail where that is set up.
+
+    Runs in the triggerer; returns the line that it logged.
+    """
+    run = context["dag_run"]
+    exposure = (run.get("conf") or {}).get("exposure") or run["dag_run_id"].split("__")[0]
+    stage = await asyncio.to_thread(_note, exposure)
+    line = f"exposure {exposure} is late: no alerts by {context['deadline']['deadline_time']}, stage {stage}"
+    log.warning(line)
+    await asyncio.to_thread(_mail, line)
+    return line
+
+
+def _note(exposure: str) -> str:
+    """Store the miss with the exposure; returns the stage in which it is."""
+    from ztfds_tasks import library_context
+
+    from ztfds.registry import exposures
+
+    dsn = library_context().dsn
+    row = exposures.find(dsn, exposure)
+    stage = exposures.reached_stage(row) if row else "not ingested"
+    exposures.note_late(dsn, exposure, stage)
+    return stage
+
+
+def _mail(line: str) -> None:
+    """Send the line to the operators, if the connection ``smtp_default`` exists and names them in its extra (``to``)."""
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        extra = Connection.get("smtp_default").extra_dejson
+    except AirflowException:
+        return
+    if recipients := extra.get("to"):
+        from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+        notifier = SmtpNotifier(to=recipients, subject=line, html_content=line)
+        notifier.notify({})
+
+
+class ZtfdsDeadline(AirflowPlugin):
+    """Makes the deadline known to Airflow."""
+
+    name = "ztfds_deadline"
+    deadline_references = [ExposureArrivalDeadline]

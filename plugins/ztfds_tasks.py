@@ -1,0 +1,90 @@
+"""What the DAG files share: where things are, priorities, and how the library's errors become Airflow's verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
+
+if TYPE_CHECKING:
+    from ztfds.operations.context import Context
+
+FIRST_DELAY_S = 10.0
+LONGEST_DELAY_S = 600.0
+
+
+class ByConsequence(RetryPolicy):
+    """Retries what the library says is worth it, with longer and longer pauses; fails at once what is not.
+
+    Errors that are not the library's follow the task's own number of retries and delay.
+    """
+
+    def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
+        """Decide from the class of the error."""
+        from ztfds.survey.errors import ZtfdsError
+
+        if not isinstance(exception, ZtfdsError):
+            return RetryDecision.default()
+        if not exception.retry:
+            return RetryDecision.fail(f"{exception.code}: not worth a retry")
+        delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (try_number - 1))
+        return RetryDecision(RetryAction.RETRY, timedelta(seconds=delay), exception.code)
+
+    def serialize(self) -> dict[str, Any]:
+        """There is nothing to configure."""
+        return {}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> ByConsequence:
+        """Make it again."""
+        return cls()
+
+
+def defaults(queue: str, weight: int) -> dict[str, Any]:
+    """Arguments of every task: one pool, a queue, an absolute weight, retries by consequence.
+
+    Weights: 1000 what alerts wait for, 100 the night's closing, 10 bulk work. Tasks are short because nothing is pre-empted.
+    """
+    return {
+        "pool": "science",
+        "queue": queue,
+        "priority_weight": weight,
+        "weight_rule": "absolute",
+        "retries": 10,
+        "retry_delay": timedelta(seconds=FIRST_DELAY_S),
+        "retry_policy": ByConsequence(),
+        "do_xcom_push": False,
+    }
+
+
+REALTIME = defaults("realtime", 1000)
+NIGHTLY = defaults("realtime", 100)
+BULK = defaults("bulk", 10)
+
+
+def library_context() -> Context:
+    """Build the library's context from the Connections ztfds_postgres, ztfds_archive and ztfds_kafka."""
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+    from airflow.sdk import Connection
+    from ztfds.operations.context import Context
+
+    archive = Connection.get("ztfds_archive").extra_dejson
+    kafka = Connection.get("ztfds_kafka").extra_dejson
+    dsn = PostgresHook("ztfds_postgres").get_uri()
+    return Context(dsn=dsn, archive=archive["archive"], kafka=kafka)
+
+
+@contextmanager
+def library() -> Iterator[Context]:
+    """Give a task the library's context; an error that means "nothing to do" skips the task."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from ztfds.survey.errors import NoWork
+
+    try:
+        yield library_context()
+    except NoWork as reason:
+        raise AirflowSkipException(str(reason)) from reason

@@ -1,0 +1,1 @@
+"""Alert packets: history of a position, association with a name, and the packet itself."""

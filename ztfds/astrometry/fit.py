@@ -1,0 +1,275 @@
+"""Fitting the distortion: ever deeper matching, weights from centroid errors, clipping, a prior for what few stars leave open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztfds.astrometry.plane import to_plane, to_sky
+from ztfds.astrometry.tpv import Distortion, design, least_squares, n_terms
+from ztfds.astrometry.vote import Stars, bin_size
+from ztfds.config.astrometry import AstrometryConfig
+from ztfds.kernels.match import contamination, match_mutual
+from ztfds.survey.errors import AstrometryFailed
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of the image, brightest first.
+
+    x, y 0-based pixels; flux; snr; sigma_px centroid error per axis, pixels; usable for the fit; index into the input.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    flux: FloatArray
+    snr: FloatArray
+    sigma_px: FloatArray
+    usable: BoolArray
+    index: IntArray
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Catalog stars that the image can contain, brightest first.
+
+    ra, dec deg; mag; error_deg per axis; index into the input; plane: positions about the header's centre, arcsec.
+    """
+
+    ra: FloatArray
+    dec: FloatArray
+    mag: FloatArray
+    error_deg: FloatArray
+    index: IntArray
+    plane: Stars
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Result of `fit_distortion`.
+
+    detection, star : (n,) matched pairs; kept : (n,) bool, in the fit; residual_arcsec : (n, 2) measured minus catalog,
+    East and North; inside : indices of catalog stars in the image; inside_plane : their (n, 2) plane positions, deg;
+    chi2, chi2_first : reduced chi-square of the kept stars with the last and with the first, bright-star polynomial.
+    """
+
+    distortion: Distortion
+    order: int
+    detection: IntArray
+    star: IntArray
+    kept: BoolArray
+    residual_arcsec: FloatArray
+    inside: IntArray
+    inside_plane: FloatArray
+    chi2: float
+    chi2_first: float
+
+    def star_pixels(self, stars: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Pixels, linear terms only, of some of the stars `inside`."""
+        return _linear_pixels(self.distortion, self.inside_plane[np.searchsorted(self.inside, stars)])
+
+
+def _linear_pixels(model: Distortion, plane: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Pixels of plane positions (n, 2) deg by the inverse of the linear part: good to some pixels, for counting."""
+    pixel = plane @ np.linalg.inv(model.cd).T
+    return pixel[:, 0] + model.x0, pixel[:, 1] + model.y0
+
+
+def centroid_sigma(detections: Detections, model: Distortion, config: AstrometryConfig) -> FloatArray:
+    """Error per axis of every detection, deg: centroid and floor in quadrature. (n,)"""
+    scale = np.sqrt(abs(np.linalg.det(model.cd)))
+    return np.hypot(detections.sigma_px * scale, config.error_floor_mas / 3.6e6)
+
+
+def _reduced_chi2(residual: FloatArray, sigma: FloatArray, n_free: int) -> float:
+    """Chi-square of two-dimensional residuals over degrees of freedom."""
+    return float(((residual / sigma[:, None]) ** 2).sum() / max(1, residual.size - n_free))
+
+
+def _scatter(normal: FloatArray) -> float:
+    """Robust sigma of residuals in units of their errors, at least 0.1: zero residuals would clip everything."""
+    return max(0.1, float(np.median(np.abs(normal))) / 0.6745)
+
+
+def _allowed_order(n: int, config: AstrometryConfig) -> int:
+    """Highest order for n stars, at least 1."""
+    return max(1, min(config.max_order, sum(n >= needed for needed in config.stars_for_order)))
+
+
+def _precision(config: AstrometryConfig) -> FloatArray:
+    """1 / sigma^2 of the prior for the 15 terms; the constant and linear ones are free."""
+    sigma = np.repeat(config.distortion_sigma, (3, 4, 5))
+    return np.concatenate([np.zeros(3), 1.0 / sigma**2])
+
+
+def fit_polynomial(
+    u: FloatArray,
+    v: FloatArray,
+    target: FloatArray,
+    sigma: FloatArray,
+    prior: FloatArray,
+    highest: int,
+    config: AstrometryConfig,
+) -> tuple[FloatArray, int, BoolArray]:
+    """Weighted, clipped fit of target (n, 2) by a polynomial in (u, v), with a Gaussian prior about a known distortion.
+
+    The order is lowered by the number of stars. Errors are scaled up by the scatter of the residuals before they are
+    weighed against the prior. Returns coefficients (15, 2), order, kept (n,). Raises LinAlgError when the stars do not
+    determine the linear terms.
+    """
+    matrix, precision = design(u, v, 4), _precision(config)
+    rest = target - matrix @ prior
+    keep, spread = np.ones(len(u), bool), 1.0
+    for _ in range(5):
+        order = min(highest, _allowed_order(int(keep.sum()), config))
+        k = n_terms(order)
+        coefficients = least_squares(matrix[:, :k], rest, keep / (spread * sigma) ** 2, precision[:k])
+        normal = np.abs(rest - matrix[:, :k] @ coefficients) / sigma[:, None]
+        before, spread = keep, _scatter(normal[keep])
+        keep = np.all(normal <= config.clip_sigma * spread, axis=1)
+        if np.array_equal(before, keep):
+            break
+    total = prior.copy()
+    total[:k] += coefficients
+    return total, order, keep
+
+
+def _recentred(model: Distortion) -> Distortion:
+    """The same transform with its constant and linear terms moved into the tangent point and the CD matrix.
+
+    Exact in the linear terms; the higher ones are carried over to first order, which the next fit makes good.
+    """
+    ra0, dec0 = to_sky(model.coefficients[0, 0], model.coefficients[0, 1], model.ra0, model.dec0)
+    linear = model.coefficients[1:3].T
+    coefficients = model.coefficients.copy()
+    coefficients[:3] = np.vstack([np.zeros(2), np.eye(2)])
+    return replace(model, ra0=float(ra0), dec0=float(dec0), cd=linear @ model.cd, coefficients=coefficients)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One round of matching: so many brightest detections and stars, this radius, this highest order."""
+
+    detections: IntArray
+    n_stars: int
+    radius_arcsec: float
+    highest: int
+
+
+def fit_distortion(
+    start: Distortion, detections: Detections, catalog: Catalog, depth: int, prior: FloatArray, shape: tuple[int, int],
+    config: AstrometryConfig,
+) -> Solution:  # fmt: skip
+    """Refine a linear solution to the full one.
+
+    Two rounds with the brightest detections and catalog stars (few, hence unconfused even in the plane) give a
+    polynomial good to a fraction of an arcsec; two rounds with all stars down to `min_snr` give the final one.
+
+    Parameters
+    ----------
+    start : linear solution, good to a few arcsec.
+    detections, catalog : brightest first; depth : number of bright catalog stars for the first rounds.
+    prior : (15, 2) distortion known beforehand, orders >= 2.
+    shape : (ny, nx).
+    """
+    ny, nx = shape
+    width = bin_size(3600 * np.sqrt(abs(np.linalg.det(start.cd))) * np.hypot(nx, ny) / 2)
+    bright = np.arange(min(len(detections.x), config.n_vote))
+    deep = np.flatnonzero(detections.snr >= config.min_snr)
+    deep = np.union1d(bright, deep[: config.max_fit_stars]) if len(deep) < 2 * config.min_matches else deep
+    deep = deep[: config.max_fit_stars]
+    last = config.match_radius_arcsec
+    rounds = (
+        _Pass(bright, depth, 0.8 * width, 2),
+        _Pass(bright, depth, max(last, 0.3 * width), config.max_order),
+        _Pass(deep, len(catalog.ra), last, config.max_order),
+        _Pass(deep, len(catalog.ra), last, config.max_order),
+    )
+    model = replace(start, coefficients=prior + np.eye(n_terms(4), 2, k=-1))
+    first: Distortion | None = None
+    for step in rounds[:-1]:
+        model, *_ = _round(model, step, detections, catalog, prior, shape, config)
+        first = model if step is rounds[1] else first
+        model = _recentred(model)
+    model, order, i, j, keep, inside, plane = _round(model, rounds[-1], detections, catalog, prior, shape, config)
+    return _result(model, first or model, order, i, j, keep, inside, plane, detections, catalog, config)
+
+
+def _round(
+    model: Distortion, step: _Pass, detections: Detections, catalog: Catalog, prior: FloatArray, shape: tuple[int, int],
+    config: AstrometryConfig,
+) -> tuple[Distortion, int, IntArray, IntArray, BoolArray, IntArray, FloatArray]:  # fmt: skip
+    """Match with the model's positions, fit again. Returns the new model, its order, pairs, kept, and stars inside."""
+    inside, plane = _stars_inside(model, catalog, step.n_stars, shape)
+    measured = model.plane(detections.x[step.detections], detections.y[step.detections])
+    near, there, _ = match_mutual(measured[:, 0], measured[:, 1], plane[:, 0], plane[:, 1], step.radius_arcsec / 3600)
+    i, j = step.detections[near], there.astype(np.int64)
+    alone = _alone(plane, catalog.mag[inside], config)[j]
+    fit = detections.usable[i] & alone
+    if fit.sum() < max(config.min_matches, n_terms(1) + 2):
+        fit = np.ones(len(i), bool)
+    if len(i) < config.min_matches:
+        raise AstrometryFailed(f"{len(i)} matches within {step.radius_arcsec:.1f} arcsec, {config.min_matches} needed")
+    sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[inside[j]])
+    u, v = model.intermediate(detections.x[i], detections.y[i])
+    try:
+        coefficients, order, kept = fit_polynomial(
+            u[fit], v[fit], plane[j[fit]], sigma[fit], prior, step.highest, config
+        )
+    except np.linalg.LinAlgError as error:
+        raise AstrometryFailed(f"{int(fit.sum())} matched stars do not determine a linear solution") from error
+    keep = np.zeros(len(i), bool)
+    keep[np.flatnonzero(fit)[kept]] = True
+    return replace(model, coefficients=coefficients), order, i, inside[j], keep, inside, plane
+
+
+def _stars_inside(
+    model: Distortion, catalog: Catalog, n_stars: int, shape: tuple[int, int]
+) -> tuple[IntArray, FloatArray]:
+    """Among the brightest n, the stars that fall on the image: indices (ascending) and plane positions (m, 2) deg."""
+    xi, eta = to_plane(catalog.ra[:n_stars], catalog.dec[:n_stars], model.ra0, model.dec0)
+    plane = np.stack([xi, eta], axis=-1)
+    x, y = _linear_pixels(model, plane)
+    ny, nx = shape
+    with np.errstate(invalid="ignore"):
+        inside = np.flatnonzero((x > -1) & (x < nx) & (y > -1) & (y < ny))
+    return inside, plane[inside]
+
+
+def _alone(plane: FloatArray, mag: FloatArray, config: AstrometryConfig) -> BoolArray:
+    """Stars without a companion that would move their centroid."""
+    if len(mag) == 0 or config.isolation_arcsec <= 0:
+        return np.ones(len(mag), bool)
+    flux = 10 ** (-0.4 * (mag - mag.min()))
+    foreign = contamination(plane[:, 0], plane[:, 1], flux, config.isolation_arcsec / 3600)
+    alone: BoolArray = foreign <= config.isolation_flux_ratio
+    return alone
+
+
+def _result(
+    model: Distortion, first: Distortion, order: int, i: IntArray, j: IntArray, keep: BoolArray, inside: IntArray,
+    plane: FloatArray, detections: Detections, catalog: Catalog, config: AstrometryConfig,
+) -> Solution:  # fmt: skip
+    """Residuals and chi-square of the final model, and of the first polynomial on the same stars."""
+    target = plane[np.searchsorted(inside, j)]
+    residual = model.plane(detections.x[i], detections.y[i]) - target
+    sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[j])
+    n_free = 2 * n_terms(order)
+    then = np.stack(to_plane(catalog.ra[j], catalog.dec[j], first.ra0, first.dec0), axis=-1)
+    earlier = first.plane(detections.x[i], detections.y[i]) - then
+    return Solution(
+        trimmed(model), order, i, j, keep, residual * 3600, inside, plane,
+        _reduced_chi2(residual[keep], sigma[keep], n_free), _reduced_chi2(earlier[keep], sigma[keep], n_free),
+    )  # fmt: skip
+
+
+def trimmed(model: Distortion) -> Distortion:
+    """Drop the highest orders whose coefficients are all zero: no card says nothing."""
+    order = max((o for o in (2, 3, 4) if model.coefficients[n_terms(o - 1) : n_terms(o)].any()), default=1)
+    return replace(model, coefficients=model.coefficients[: n_terms(order)])

@@ -1,0 +1,124 @@
+"""The command line, `ztfds`: thin commands over the library, which is imported only when a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ztfds.survey.errors import ZtfdsError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+services_app = typer.Typer(no_args_is_help=True, help="PostgreSQL, Kafka, Airflow and ingestd on this machine.")
+db_app = typer.Typer(no_args_is_help=True, help="The survey's database.")
+app.add_typer(services_app, name="services")
+app.add_typer(db_app, name="db")
+
+Home = Annotated[Path, typer.Option("--home", help="Folder that keeps everything that runs and is made.")]
+DEFAULT_HOME = Path("var")
+
+
+@app.callback()
+def configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every event.")] = False) -> None:
+    """Set up logging: one line for each event, time in UTC."""
+    import time
+
+    logging.Formatter.converter = time.gmtime
+    layout = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s"
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format=layout, datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
+
+
+@services_app.command("start")
+def services_start(
+    home: Home = DEFAULT_HOME,
+    camera: Annotated[str | None, typer.Option(help="ZTF, CCD or TINY.")] = None,
+    config_set: Annotated[str | None, typer.Option(help="Set of step configurations: ztf or tiny.")] = None,
+    catalogs: Annotated[Path | None, typer.Option(help="Folder of the static catalogs.")] = None,
+    patience_s: Annotated[float | None, typer.Option(help="Wait for late CCD files of an exposure [s].")] = None,
+) -> None:
+    """Start what does not run yet; options not given keep their last value. Calling it again is harmless."""
+    from dataclasses import replace
+
+    from ztfds.operations.services import stack
+    from ztfds.operations.services.state import USERS, Settings, load
+
+    before = load(home)
+    kept = before.settings if before else Settings()
+    settings = replace(
+        kept,
+        camera=camera or kept.camera,
+        config_set=config_set or kept.config_set,
+        catalogs=str(catalogs.resolve()) if catalogs else kept.catalogs,
+        patience_s=kept.patience_s if patience_s is None else patience_s,
+    )
+    state = stack.start(home, settings=settings, report=typer.echo)
+    if before is None:
+        typer.echo(f"Airflow accounts (shown once, kept in {state.home}/airflow/passwords.json):")
+        for user, role in USERS.items():
+            typer.echo(f"  {user:<9} {state.passwords[user]}  ({role})")
+
+
+@services_app.command("stop")
+def services_stop(home: Home = DEFAULT_HOME) -> None:
+    """Stop everything; nothing is left running."""
+    from ztfds.operations.services import stack
+
+    stack.stop(home)
+    typer.echo("stopped")
+
+
+@services_app.command("status")
+def services_status(home: Home = DEFAULT_HOME) -> None:
+    """Show every service; the exit status is 1 when one should run and does not."""
+    from ztfds.operations.services import stack
+
+    rows = stack.status(home)
+    for row in rows:
+        typer.echo(f"{row.name:<14}{row.state:<9}{row.pid or '':<9}{row.memory_mb:7.0f} MB  {row.address}")
+    if not rows:
+        typer.echo(f"no services were ever started in {home}")
+    raise typer.Exit(int(any(row.state == "dead" for row in rows)))
+
+
+@db_app.command("migrate")
+def db_migrate(
+    home: Home = DEFAULT_HOME,
+    dsn: Annotated[str | None, typer.Option(help="Owner's connection; default: the embedded server's.")] = None,
+) -> None:
+    """Bring the survey's tables up to date; repeatable."""
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.registry.migrate import migrate
+
+    applied = migrate(dsn or EmbeddedPostgres(home).start()["ztf_owner"])
+    typer.echo(f"applied: {', '.join(applied)}" if applied else "up to date")
+
+
+@app.command()
+def ingestd(
+    home: Home = DEFAULT_HOME,
+    camera: Annotated[str, typer.Option(help="ZTF, CCD or TINY.")] = "ZTF",
+    patience: Annotated[float, typer.Option(help="Wait for late CCD files of an exposure [s].")] = 60.0,
+) -> None:
+    """Watch the inbox and create an Airflow run for each exposure, until SIGTERM or Ctrl-C."""
+    from ztfds.operations.ingestd import main as watch
+
+    logging.getLogger("ztfds").setLevel(logging.INFO)
+    watch(home, camera, patience)
+
+
+def main() -> NoReturn:
+    """Run the command line; an error of the library ends with its message and its exit status, without a traceback."""
+    try:
+        app()
+    except ZtfdsError as error:
+        typer.echo(f"{error.code}: {error}", err=True)
+        sys.exit(error.exit_code or 1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

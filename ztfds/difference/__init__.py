@@ -1,0 +1,1 @@
+"""Image differencing (P6): science minus reference, significance, candidates, quality."""

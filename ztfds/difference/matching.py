@@ -1,0 +1,272 @@
+"""Match the reference to the science image: stars, residual warp, flux scale, smooth sky, registration noise."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ztfds.config.difference import DifferenceConfig
+from ztfds.difference.subtract import Tile, which_tile
+from ztfds.kernels import background as background_kernels
+from ztfds.kernels import zogy as kernels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StarMatch:
+    """What matching stars say about science image against reference.
+
+    Attributes
+    ----------
+    x, y : (n,) float64
+        Stars, 0-based pixels.
+    ratio : (n,) float64
+        Science DN per reference DN.
+    dx, dy : (n,) float64
+        Shift of the science image against the reference, px.
+    error : (n,) float64
+        Expected 1-sigma error of each shift from photon noise, px.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    ratio: np.ndarray
+    dx: np.ndarray
+    dy: np.ndarray
+    error: np.ndarray
+
+    def __getitem__(self, keep: np.ndarray) -> StarMatch:
+        return StarMatch(self.x[keep], self.y[keep], self.ratio[keep], self.dx[keep], self.dy[keep], self.error[keep])
+
+    @property
+    def size(self) -> int:
+        """Number of stars."""
+        return self.x.size
+
+
+def select_stars(
+    psfcat: np.ndarray,
+    peak: np.ndarray,
+    bad: np.ndarray,
+    saturate: float,
+    magzp: float,
+    config: DifferenceConfig,
+) -> np.ndarray:
+    """Rows of bright, clean, isolated stars, spread evenly over the image.
+
+    Parameters
+    ----------
+    psfcat : structured array
+        xpos, ypos (0-based), flux (DN), snr, flags.
+    peak : (ny, nx) float32, DN
+        Science image, sky kept, against which saturation is judged.
+    bad : (ny, nx) bool
+        Unusable pixels of either image.
+    saturate : float, DN
+    magzp : float, mag
+        Zero point of the science image; NaN switches the magnitude cuts off.
+    config : DifferenceConfig
+
+    Returns
+    -------
+    (n,) int64
+        Row numbers, brightest first in each part of the image.
+    """
+    ny, nx = bad.shape
+    x, y, flux = (np.asarray(psfcat[name], float) for name in ("xpos", "ypos", "flux"))
+    edge = config.star_half_px + 2 + config.psf_size // 2 + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mag = magzp - 2.5 * np.log10(flux)
+    good = (psfcat["snr"] >= config.star_snr) & (flux > 0)
+    good &= (x > edge) & (y > edge) & (x < nx - 1 - edge) & (y < ny - 1 - edge)
+    if np.isfinite(magzp):
+        good &= (mag > config.star_bright_mag) & (mag < config.star_faint_mag)
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(-flux[rows])]
+    rows = _spread(rows, x, y, (ny, nx), 4 * config.max_stars)
+    rows = rows[[_clean(peak, bad, y[k], x[k], saturate, config) for k in rows]]
+    rows = rows[_isolated(rows, x, y, flux, config.star_isolation_px)]
+    return _spread(rows, x, y, (ny, nx), config.max_stars)
+
+
+def _spread(rows: np.ndarray, x: np.ndarray, y: np.ndarray, shape: tuple[int, int], most: int) -> np.ndarray:
+    """At most `most` rows, the brightest of each cell of a 4 x 4 grid (rows come brightest first)."""
+    if rows.size <= most:
+        return rows
+    cell = (4 * y[rows] / shape[0]).astype(int) * 4 + (4 * x[rows] / shape[1]).astype(int)
+    rank = np.empty(rows.size, int)
+    for c in np.unique(cell):
+        inside = np.flatnonzero(cell == c)
+        rank[inside] = np.arange(inside.size)
+    return rows[np.sort(np.argsort(rank, kind="stable")[:most])]
+
+
+def _clean(peak: np.ndarray, bad: np.ndarray, y: float, x: float, saturate: float, config: DifferenceConfig) -> bool:
+    """Whether no pixel near the star is bad or near saturation."""
+    j, i, h = round(y), round(x), config.star_half_px + 2
+    box = np.s_[j - h : j + h + 1, i - h : i + h + 1]
+    return not bad[box].any() and bool(np.nanmax(peak[box]) < config.saturation_margin * saturate)
+
+
+def _isolated(rows: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
+    """Whether each star has no neighbour above a fifth of its flux within `radius`."""
+    known = np.flatnonzero(np.isfinite(flux) & np.isfinite(x) & np.isfinite(y))
+    tree = cKDTree(np.column_stack([x[known], y[known]]))
+    near = tree.query_ball_point(np.column_stack([x[rows], y[rows]]).reshape(-1, 2), radius)
+    keep = [not np.any(flux[known[n]][known[n] != k] > 0.2 * flux[k]) for k, n in zip(rows, near, strict=True)]
+    return np.array(keep, bool)
+
+
+def match_stars(
+    new: np.ndarray, ref: np.ndarray, psfcat: np.ndarray, rows: np.ndarray, tiles: list[Tile], config: DifferenceConfig
+) -> StarMatch:
+    """Fit flux ratio and shift at each star and reject those that disagree (variables, galaxies, blends).
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+        Background-subtracted; ref on its own flux scale.
+    psfcat, rows
+        Catalog and the rows of `select_stars`.
+    tiles : list of Tile
+        Give the local PSFs.
+    config : DifferenceConfig
+
+    Returns
+    -------
+    StarMatch
+    """
+    x, y = psfcat["xpos"][rows].astype(float), psfcat["ypos"][rows].astype(float)
+    ys, xs = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
+    psfs_new = np.ascontiguousarray([tile.psf_new for tile in tiles], np.float32)
+    psfs_ref = np.ascontiguousarray([tile.psf_ref for tile in tiles], np.float32)
+    out = np.empty((rows.size, 4))
+    kernels.match_stars(new, ref, ys, xs, which_tile(tiles, y, x), psfs_new, psfs_ref, config.star_half_px, out)
+    fwhm = 2.2 / np.sqrt(4 * np.pi * np.sum(psfs_new[0] ** 2))  # of the Gaussian with the same noise area, roughly
+    error = 1.5 * fwhm / np.maximum(psfcat["snr"][rows], 1.0)
+    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], error)
+    return match[_agreeing(out)]
+
+
+def _agreeing(fits: np.ndarray) -> np.ndarray:
+    """Clip fits (ratio, dx, dy, residual) iteratively at 4 robust sigmas about their medians."""
+    keep = np.isfinite(fits).all(axis=1)
+    if not keep.any():
+        return keep
+    values = np.column_stack([np.log(np.where(keep, fits[:, 0], 1.0)), fits[:, 1:]])
+    for _ in range(10):
+        centre = np.median(values[keep], axis=0)
+        sigma = np.maximum(1.4826 * np.median(np.abs(values[keep] - centre), axis=0), (2e-3, 5e-3, 5e-3, 5e-3))
+        inside = keep & (np.abs(values - centre) <= 4.0 * sigma).all(axis=1)
+        if inside.sum() == keep.sum() or not inside.any():
+            break
+        keep = inside
+    return keep
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Smooth residual shift of the science image against the resampled reference.
+
+    Attributes
+    ----------
+    coefficients : (terms, 2) float64, px
+        For dx and dy: 1, u, v, u^2, u v, v^2 with u = 2 x / nx - 1, v = 2 y / ny - 1.
+    size : float
+        RMS shift over the image, px.
+    significance : float
+        Size over its error.
+    scatter : (2,) float64
+        Robust scatter of the stars about the fit with the photon noise taken out, x and y, px.
+    """
+
+    coefficients: np.ndarray
+    size: float
+    significance: float
+    scatter: np.ndarray
+
+    def at(self, x: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Shift (dx, dy) at pixel positions."""
+        terms = _terms(np.asarray(x, float), np.asarray(y, float), shape, self.coefficients.shape[0])
+        both = terms @ self.coefficients
+        return both[..., 0], both[..., 1]
+
+
+def _terms(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], n: int) -> np.ndarray:
+    u, v = 2 * x / shape[1] - 1, 2 * y / shape[0] - 1
+    return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v][:n], axis=-1)
+
+
+def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig) -> Warp:
+    """Fit the shifts of the stars by a polynomial of the order that their number allows.
+
+    Order 2 from 60 stars on, 1 from 20, 0 from 3; with fewer stars the warp is zero and the scatter the default.
+    """
+    n = match.size
+    terms = 6 if n >= 60 else 3 if n >= 20 else 1
+    if n < 3:
+        return Warp(np.zeros((1, 2)), 0.0, 0.0, np.full(2, config.default_registration_px))
+    shifts = np.column_stack([match.dx, match.dy])
+    design = _terms(match.x, match.y, shape, terms)
+    coefficients = np.linalg.lstsq(design, shifts, rcond=None)[0]
+    residual = shifts - design @ coefficients
+    freedom = np.sqrt(n / max(n - terms, 1))
+    total = 1.4826 * np.median(np.abs(residual), axis=0) * freedom
+    scatter = np.sqrt(np.maximum(total**2 - np.median(match.error) ** 2, 0.0))
+    gx, gy = np.meshgrid(np.linspace(0, shape[1], 9), np.linspace(0, shape[0], 9))
+    field = _terms(gx, gy, shape, terms) @ coefficients
+    size = float(np.sqrt(np.mean(np.sum(field**2, axis=-1))))
+    error = float(np.hypot(*np.maximum(total, 1e-4))) * np.sqrt(terms / n)
+    return Warp(coefficients, size, size / error, scatter)
+
+
+def residual_mesh(
+    new: np.ndarray, ref: np.ndarray, gain: float, bad: np.ndarray, config: DifferenceConfig
+) -> np.ndarray:
+    """Smooth sky that new has more than gain x ref, DN, at the centres of boxes (stars cancel in the difference).
+
+    Returns
+    -------
+    (gy, gx) float32
+        Empty boxes take the median of all.
+    """
+    box = config.background_box_px
+    residual = new - np.float32(gain) * ref
+    mesh = np.empty((-(-new.shape[0] // box), -(-new.shape[1] // box)), np.float32)
+    sigma = np.empty_like(mesh)
+    background_kernels.box_statistics(residual, ~bad, box, 3.0, max(30, box * box // 20), mesh, sigma)
+    if not np.isfinite(mesh).any():
+        return np.zeros_like(mesh)
+    mesh[~np.isfinite(mesh)] = np.nanmedian(mesh)
+    return mesh
+
+
+def flux_error(
+    score: np.ndarray, score_ref: np.ndarray, variance: np.ndarray, match: StarMatch, config: DifferenceConfig
+) -> float:
+    """Relative error of flux scale and PSF: scatter of the residual flux of the matched stars beyond their noise.
+
+    Parameters
+    ----------
+    score, score_ref, variance : (ny, nx) float32
+        Of the subtraction, DN and DN^2.
+    match : StarMatch
+    config : DifferenceConfig
+
+    Returns
+    -------
+    float
+        At most `max_flux_error`; that value with fewer than 5 stars.
+    """
+    if match.size < 5:
+        return config.max_flux_error
+    at = (np.rint(match.y).astype(int), np.rint(match.x).astype(int))
+    flux = np.maximum(score_ref[at], 1e-6)
+    relative = score[at] / flux
+    noise = np.median(variance[at] / flux**2)
+    total = np.median(np.abs(relative)) * 1.4826
+    return float(min(np.sqrt(max(total**2 - noise, 0.0)), config.max_flux_error))

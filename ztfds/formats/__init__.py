@@ -1,0 +1,1 @@
+"""Reading and writing files: FITS, Avro, catalogs and manifests; atomic and checksummed."""

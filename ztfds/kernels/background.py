@@ -1,0 +1,168 @@
+"""Sky level and noise in boxes of an image, and the map in between: clipped histograms, bilinear interpolation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+BINS = 1024  # histogram cells of one box
+SPAN = 8.0  # the histogram covers +- SPAN rough sigmas about the rough median
+SAMPLE = 512  # pixels that give the rough median and sigma
+
+
+@njit("UniTuple(f8, 3)(f8[::1], f8, f8, f8)", cache=True, nogil=True)
+def _clip_histogram(counts: np.ndarray, start: float, step: float, clip: float) -> tuple[float, float, float]:
+    """Median, mean and standard deviation of a histogram after iterated symmetric clipping at `clip` sigmas."""
+    first, last = 0, counts.size
+    median, mean, sigma = start, start, 0.0
+    for _ in range(20):
+        n = s1 = s2 = 0.0
+        for k in range(first, last):
+            value = start + (k + 0.5) * step
+            n += counts[k]
+            s1 += counts[k] * value
+            s2 += counts[k] * value * value
+        if n < 2.0:
+            break
+        mean = s1 / n
+        sigma = np.sqrt(max(s2 / n - mean * mean - step * step / 12.0, 1e-12))
+        below, k = 0.0, first
+        while k < last - 1 and below + counts[k] < 0.5 * n:
+            below += counts[k]
+            k += 1
+        median = start + (k + (0.5 * n - below) / max(counts[k], 1.0)) * step
+        low = max(0, int(np.floor((median - clip * sigma - start) / step)))
+        high = min(counts.size, int(np.ceil((median + clip * sigma - start) / step)))
+        if low <= first and high >= last:
+            break
+        first, last = max(low, first), min(high, last)
+    return median, mean, sigma
+
+
+@njit("i8(f4[:, ::1], b1[:, ::1], i8, i8, i8, i8, f4[::1])", cache=True, nogil=True)
+def _sample_box(
+    pixels: np.ndarray, usable: np.ndarray, y0: int, y1: int, x0: int, x1: int, sample: np.ndarray
+) -> int:
+    """Copy about `sample.size` usable pixels, evenly spread over the box; return how many."""
+    stride = max(1, ((y1 - y0) * (x1 - x0)) // sample.size)
+    n, k = 0, 0
+    width = x1 - x0
+    total = (y1 - y0) * width
+    while k < total and n < sample.size:
+        j, i = y0 + k // width, x0 + k % width
+        if usable[j, i]:
+            sample[n] = pixels[j, i]
+            n += 1
+        k += stride
+    return n
+
+
+@njit("void(f4[:, ::1], b1[:, ::1], i8, f8, i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
+def box_statistics(
+    pixels: np.ndarray,
+    usable: np.ndarray,
+    box: int,
+    clip: float,
+    least: int,
+    level: np.ndarray,
+    sigma: np.ndarray,
+) -> None:
+    """Sky level (mode estimate) and noise of each box of box x box pixels; NaN in boxes with too few usable pixels.
+
+    The pixels of a box are put into a histogram 16 rough sigmas wide, clipped symmetrically about the median until stable;
+    the level is then 2.5 median - 1.5 mean, or the median where the skewness is so strong that this estimate of the mode
+    is known to fail (Da Costa 1992; Bertin & Arnouts 1996, A&AS 117, 393).
+
+    Parameters
+    ----------
+    pixels : (ny, nx) float32, DN
+    usable : (ny, nx) bool, True where a pixel may be used
+    box : side of a box, pixels
+    clip : clipping limit, sigmas
+    least : smallest number of usable pixels of a valid box
+    level, sigma : (ceil(ny / box), ceil(nx / box)) float32, DN, filled here
+    """
+    ny, nx = pixels.shape
+    counts = np.empty(BINS, np.float64)
+    sample = np.empty(SAMPLE, np.float32)
+    for b in range(level.shape[0]):
+        for a in range(level.shape[1]):
+            y0, x0 = b * box, a * box
+            y1, x1 = min(ny, y0 + box), min(nx, x0 + box)
+            level[b, a] = sigma[b, a] = np.nan
+            n = _sample_box(pixels, usable, y0, y1, x0, x1, sample)
+            if n < 8:
+                continue
+            part = np.sort(sample[:n])
+            centre = float(part[n // 2])
+            # the lower half is the less crowded one: its 16 % point gives the rough sigma
+            rough = max(centre - float(part[int(0.16 * n)]), 1e-6 * (1.0 + abs(centre)))
+            start = centre - SPAN * rough
+            step = 2.0 * SPAN * rough / BINS
+            counts[:] = 0.0
+            inverse = 1.0 / step
+            used = 0
+            for j in range(y0, y1):
+                for i in range(x0, x1):
+                    if usable[j, i]:
+                        k = (pixels[j, i] - start) * inverse
+                        if k >= 0.0 and k < BINS:
+                            counts[int(k)] += 1.0
+                            used += 1
+            if used < least:
+                continue
+            median, mean, spread = _clip_histogram(counts, start, step, clip)
+            skewed = abs(mean - median) > 0.3 * spread
+            level[b, a] = median if skewed else 2.5 * median - 1.5 * mean
+            sigma[b, a] = spread
+
+
+@njit("f8(f4[:, ::1], i8, f8, f8)", cache=True, nogil=True, inline="always")
+def mesh_value(mesh: np.ndarray, box: int, x: float, y: float) -> float:
+    """Bilinear value of a mesh of box centres at pixel (x, y); constant beyond the outermost centres."""
+    nb, na = mesh.shape
+    v = min(max((y + 0.5) / box - 0.5, 0.0), nb - 1.0)
+    u = min(max((x + 0.5) / box - 0.5, 0.0), na - 1.0)
+    b, a = int(v), int(u)
+    b1, a1 = min(b + 1, nb - 1), min(a + 1, na - 1)
+    fv, fu = v - b, u - a
+    lower = (1.0 - fu) * mesh[b, a] + fu * mesh[b, a1]
+    upper = (1.0 - fu) * mesh[b1, a] + fu * mesh[b1, a1]
+    return (1.0 - fv) * lower + fv * upper
+
+
+@njit("void(f4[:, ::1], i8, i8, f4[::1])", cache=True, nogil=True)
+def mesh_row(mesh: np.ndarray, box: int, y: int, row: np.ndarray) -> None:
+    """Fill `row` with the bilinear mesh values of image row y."""
+    nb, na = mesh.shape
+    v = min(max((y + 0.5) / box - 0.5, 0.0), nb - 1.0)
+    b = int(v)
+    b1 = min(b + 1, nb - 1)
+    fv = np.float32(v - b)
+    for i in range(row.size):
+        u = min(max((i + 0.5) / box - 0.5, 0.0), na - 1.0)
+        a = int(u)
+        a1 = min(a + 1, na - 1)
+        fu = np.float32(u - a)
+        lower = mesh[b, a] + fu * (mesh[b, a1] - mesh[b, a])
+        upper = mesh[b1, a] + fu * (mesh[b1, a1] - mesh[b1, a])
+        row[i] = lower + fv * (upper - lower)
+
+
+@njit("void(f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
+def mesh_image(mesh: np.ndarray, box: int, out: np.ndarray) -> None:
+    """Fill a whole image with the bilinear map of a mesh."""
+    for j in range(out.shape[0]):
+        mesh_row(mesh, box, j, out[j])
+
+
+@njit("void(f4[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
+def subtract_mesh(
+    pixels: np.ndarray, usable: np.ndarray, mesh: np.ndarray, box: int, out: np.ndarray
+) -> None:
+    """out = pixels - map where usable, 0 elsewhere (so that bad pixels say "no light" to linear filters)."""
+    row = np.empty(pixels.shape[1], np.float32)
+    for j in range(pixels.shape[0]):
+        mesh_row(mesh, box, j, row)
+        for i in range(pixels.shape[1]):
+            out[j, i] = pixels[j, i] - row[i] if usable[j, i] else np.float32(0.0)

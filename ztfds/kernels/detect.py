@@ -1,0 +1,223 @@
+"""Matched filter, local maxima and adaptive moments: where the sources are, before any PSF is known."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .background import mesh_value
+
+
+@njit("void(f4[:, ::1], f4[::1], i8, f4[:, ::1])", cache=True, nogil=True, fastmath=True)
+def lowered_filter(pixels: np.ndarray, taps: np.ndarray, half_box: int, out: np.ndarray) -> None:
+    """Separable smoothing minus the mean of a square box: a matched filter with zero sum (Stetson 1987, PASP 99, 191).
+
+    The zero sum takes out what is smooth on the scale of the box: wings of bright stars, unresolved crowding, errors of the
+    sky map. Outside the image the light is zero.
+
+    Parameters
+    ----------
+    pixels : (ny, nx) float32, sky-subtracted, 0 where unusable
+    taps : (2 h + 1,) float32, one-dimensional smoothing kernel with sum 1
+    half_box : half side of the box, pixels
+    out : (ny, nx) float32, filled here
+    """
+    ny, nx = pixels.shape
+    h = taps.size // 2
+    columns = np.zeros(nx, np.float64)
+    line = np.zeros(nx + 2 * h, np.float32)
+    area = 1.0 / ((2 * half_box + 1) * (2 * half_box + 1))
+    for j in range(min(half_box, ny)):
+        for i in range(nx):
+            columns[i] += pixels[j, i]
+    for j in range(ny):
+        top, bottom = j + half_box, j - half_box - 1
+        if top < ny:
+            for i in range(nx):
+                columns[i] += pixels[top, i]
+        if bottom >= 0:
+            for i in range(nx):
+                columns[i] -= pixels[bottom, i]
+        line[h : h + nx] = np.float32(0.0)
+        for t in range(-h, h + 1):
+            jj = j + t
+            if jj >= 0 and jj < ny:
+                weight = taps[t + h]
+                for i in range(nx):
+                    line[i + h] += weight * pixels[jj, i]
+        for i in range(nx):
+            out[j, i] = np.float32(0.0)
+        for t in range(2 * h + 1):
+            weight = taps[t]
+            for i in range(nx):
+                out[j, i] += weight * line[i + t]
+        total = 0.0
+        for i in range(min(half_box, nx)):
+            total += columns[i]
+        for i in range(nx):
+            if i + half_box < nx:
+                total += columns[i + half_box]
+            if i - half_box - 1 >= 0:
+                total -= columns[i - half_box - 1]
+            out[j, i] -= np.float32(total * area)
+
+
+@njit(
+    "i8(f4[:, ::1], f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, ::1], i8, f8, f8, f8, f8, f8, f4, f8[::1], f8[::1], f8[::1], "
+    "f8[::1])",
+    cache=True,
+    nogil=True,
+)
+def find_peaks(
+    filtered: np.ndarray,
+    data: np.ndarray,
+    residual: np.ndarray,
+    usable: np.ndarray,
+    variance: np.ndarray,
+    box: int,
+    limit: float,
+    noise_gain: float,
+    response: float,
+    gain: float,
+    damping: float,
+    floor: float,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    fluxes: np.ndarray,
+    snrs: np.ndarray,
+) -> int:
+    """Local maxima (3 x 3) of a filtered image above a local threshold.
+
+    The threshold is limit * noise, with the noise of the sky mesh and of the light that is there, plus `damping` times the
+    brightest model pixel around (data - residual), so that what a PSF model leaves behind is not a source.
+
+    Parameters
+    ----------
+    filtered : (ny, nx) float32, DN, filtered residual image
+    data, residual : (ny, nx) float32, DN, sky-subtracted image before and after subtraction of the models; the same array
+        when nothing was subtracted
+    usable : (ny, nx) bool
+    variance : mesh of sky variance, DN^2, with box side `box`
+    limit : threshold, sigmas
+    noise_gain : square root of the sum of the squares of the filter
+    response : value of the filter on a point source of flux 1
+    gain : e-/DN
+    floor : smallest filtered value worth a look, DN
+    xs, ys, fluxes, snrs : float64, filled here: position in pixels (0-based), flux in DN, signal to noise
+
+    Returns
+    -------
+    number of maxima (never more than xs.size)
+    """
+    ny, nx = filtered.shape
+    n = 0
+    for j in range(1, ny - 1):
+        for i in range(1, nx - 1):
+            v = filtered[j, i]
+            if v < floor or not usable[j, i]:
+                continue
+            if not (
+                v >= filtered[j - 1, i]
+                and v > filtered[j + 1, i]
+                and v >= filtered[j, i - 1]
+                and v > filtered[j, i + 1]
+                and v >= filtered[j - 1, i - 1]
+                and v > filtered[j + 1, i + 1]
+                and v >= filtered[j - 1, i + 1]
+                and v > filtered[j + 1, i - 1]
+            ):
+                continue
+            model = 0.0
+            light = 0.0
+            for q in range(-1, 2):
+                for p in range(-1, 2):
+                    model = max(model, data[j + q, i + p] - residual[j + q, i + p])
+                    light += data[j + q, i + p]
+            sky = mesh_value(variance, box, float(i), float(j))
+            noise = noise_gain * np.sqrt(sky + max(light, 0.0) / 9.0 / gain)
+            if v < limit * noise + damping * model or n >= xs.size:
+                continue
+            left, right, down, up = filtered[j, i - 1], filtered[j, i + 1], filtered[j - 1, i], filtered[j + 1, i]
+            xs[n] = i + 0.5 * (right - left) / max(2.0 * v - left - right, 1e-20)
+            ys[n] = j + 0.5 * (up - down) / max(2.0 * v - up - down, 1e-20)
+            fluxes[n] = v / response
+            snrs[n] = v / noise
+            n += 1
+    return n
+
+
+@njit(
+    "void(f4[:, ::1], b1[:, ::1], f8[::1], f8[::1], f8, f8[::1], f8[::1], f8[::1], f8[::1])",
+    cache=True,
+    nogil=True,
+)
+def adaptive_moments(
+    data: np.ndarray,
+    usable: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    start: float,
+    flux: np.ndarray,
+    xx: np.ndarray,
+    yy: np.ndarray,
+    xy: np.ndarray,
+) -> None:
+    """Centroids and second moments with a Gaussian weight matched to the source, iterated (Bernstein & Jarvis 2002).
+
+    With a weight equal to the source's own Gaussian the weighted moments are half of the true ones; the iteration finds the
+    round weight for which that holds and returns twice the weighted moments.
+
+    Parameters
+    ----------
+    data : (ny, nx) float32, DN, sky-subtracted;  usable : (ny, nx) bool
+    xs, ys : float64, pixels, improved in place
+    start : first sigma of the weight, pixels
+    flux : float64, DN, Gaussian flux, filled here
+    xx, yy, xy : float64, pixels^2, filled here; NaN where the iteration fails
+    """
+    ny, nx = data.shape
+    for s in range(xs.size):
+        x, y, variance = xs[s], ys[s], start * start
+        mxx = myy = mxy = total = np.nan
+        good = False
+        for _ in range(25):
+            radius = min(4.0 * np.sqrt(variance), 20.0)
+            x0, x1 = max(0, int(np.ceil(x - radius))), min(nx - 1, int(np.floor(x + radius)))
+            y0, y1 = max(0, int(np.ceil(y - radius))), min(ny - 1, int(np.floor(y + radius)))
+            s0 = sx = sy = sxx = syy = sxy = norm = 0.0
+            for j in range(y0, y1 + 1):
+                for i in range(x0, x1 + 1):
+                    if not usable[j, i]:
+                        continue
+                    dx, dy = i - x, j - y
+                    w = np.exp(-0.5 * (dx * dx + dy * dy) / variance)
+                    norm += w * w
+                    v = w * data[j, i]
+                    s0 += v
+                    sx += v * dx
+                    sy += v * dy
+                    sxx += v * dx * dx
+                    syy += v * dy * dy
+                    sxy += v * dx * dy
+            good = False
+            if s0 <= 0.0 or norm <= 0.0:
+                break
+            cx, cy = sx / s0, sy / s0
+            mxx, myy, mxy = 2.0 * (sxx / s0 - cx * cx), 2.0 * (syy / s0 - cy * cy), 2.0 * (sxy / s0 - cx * cy)
+            total = s0 / norm
+            x += 2.0 * cx
+            y += 2.0 * cy
+            new = 0.5 * (mxx + myy)
+            if new < 0.04 or new > 60.0 or abs(x - xs[s]) > 3.0 or abs(y - ys[s]) > 3.0:
+                break
+            good = True
+            change = abs(new - variance)
+            variance = new
+            if change < 1e-3 * variance and abs(cx) + abs(cy) < 1e-3:
+                break
+        if good:
+            xs[s], ys[s] = x, y
+            flux[s] = total
+            xx[s], yy[s], xy[s] = mxx, myy, mxy
+        else:
+            flux[s] = xx[s] = yy[s] = xy[s] = np.nan

@@ -1,0 +1,309 @@
+"""Kernels that find long straight tracks: binning, the fast Radon transform of Brady, strips along a line, painting."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(
+    "void(float32[:, ::1], float32[:, ::1], uint8[:, ::1], float32, float32, int64, float32[:, ::1])",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def bin_significance(
+    pixels: np.ndarray,
+    level: np.ndarray,
+    state: np.ndarray,
+    noise: float,
+    clip: float,
+    side: int,
+    cells: np.ndarray,
+) -> None:
+    """Bin an image into square cells of clipped significance, so that stars weigh little and faint lines add up.
+
+    Parameters
+    ----------
+    pixels, level : (ny, nx) float32
+        Image and sky level, DN.
+    state : (ny, nx) uint8
+        Pixels that are not 0 are left out.
+    noise : float
+        Sky noise, DN.
+    clip : float
+        Largest absolute significance of one pixel.
+    side : int
+        Pixels per side of a cell; rows and columns that do not fill a cell are dropped.
+    cells : (ny // side, nx // side) float32
+        Written: sum of the clipped significances over the square root of the number of good pixels; 0 without any.
+    """
+    scale = np.float32(1) / noise
+    width = cells.shape[1] * side
+    row = np.empty(width, np.float32)
+    good = np.empty(width, np.float32)
+    zero = np.float32(0)
+    for b in range(cells.shape[0]):
+        row[:] = zero
+        good[:] = zero
+        for y in range(b * side, b * side + side):
+            for x in range(width):
+                usable = state[y, x] == 0
+                v = (pixels[y, x] - level[y, x]) * scale
+                v = min(max(v, -clip), clip)
+                row[x] += v if usable else zero
+                good[x] += np.float32(1) if usable else zero
+        for a in range(cells.shape[1]):
+            total = zero
+            n = zero
+            for x in range(a * side, a * side + side):
+                total += row[x]
+                n += good[x]
+            cells[b, a] = total / np.sqrt(n) if n > zero else zero
+
+
+@njit("void(float32[:, ::1], float32[:, ::1])", cache=True, nogil=True, fastmath=True)
+def radon_half(table: np.ndarray, other: np.ndarray) -> None:
+    """Sums along all digital lines that cross every row and drift 0..n-1 columns to the right over n rows.
+
+    Brady's recursion (1998, SIAM J. Comput. 27, 107): strips of h rows are joined in pairs,
+    R'[s][x] = R_upper[s // 2][x] + R_lower[s // 2][x + s - s // 2]. Costs n log2(n) additions per column.
+
+    Parameters
+    ----------
+    table : (n, w) float32
+        n a power of two. In: the image, right-padded with n zero columns (and left-padded by the caller if lines that
+        enter from the left are wanted). Out, element [s, x]: sum along the line that starts in row 0 at column x and
+        ends in row n - 1 at column x + s.
+    other : (n, w) float32
+        Work space.
+    """
+    n, w = table.shape
+    source = table
+    target = other
+    height = 1
+    swapped = False
+    while height < n:
+        for top in range(0, n, 2 * height):
+            for s in range(2 * height):
+                a = s // 2
+                shift = s - a
+                upper = source[top + a]
+                lower = source[top + height + a]
+                out = target[top + s]
+                for x in range(w - shift):
+                    out[x] = upper[x] + lower[x + shift]
+                for x in range(w - shift, w):
+                    out[x] = upper[x]
+        source, target = target, source
+        swapped = not swapped
+        height *= 2
+    if swapped:
+        for y in range(n):
+            for x in range(w):
+                table[y, x] = other[y, x]
+
+
+@njit(
+    "Tuple((float32, int64, int64))(float32[:, ::1], int64, int64, int64, int64, float32[::1])",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def best_line(
+    table: np.ndarray, rows: int, columns: int, pad: int, least: int, per_row: np.ndarray
+) -> tuple[float, int, int]:
+    """The line of the largest sum over square root of its number of cells.
+
+    Parameters
+    ----------
+    table : (n, w) float32
+        Result of `radon_half`.
+    rows, columns : int
+        Size of the image inside the table.
+    pad : int
+        Columns of zeros to its left.
+    least : int
+        Lines with fewer cells inside the image are not considered.
+    per_row : (n,) float32
+        Written: the largest value of each slope, for the caller's statistics.
+
+    Returns
+    -------
+    significance : float
+    slope, start : int
+        s and x of the best line.
+    """
+    n, w = table.shape
+    best = np.float32(0)
+    best_slope = 0
+    best_start = 0
+    weights = np.empty(w, np.float32)
+    for s in range(n):
+        drift = s / (n - 1.0)
+        end = drift * (rows - 1)
+        for x in range(w):
+            first = pad - x
+            last = pad + columns - 1 - x
+            # Rows in which x + drift * row lies within the image.
+            if s == 0:
+                count = rows if first <= 0 <= last else 0
+            else:
+                enter = max(0.0, first / drift)
+                leave = min(float(rows - 1), last / drift)
+                count = int(leave - enter) + 1 if leave >= enter and end >= first else 0
+            weights[x] = np.float32(1) / np.sqrt(np.float32(count)) if count >= least else np.float32(0)
+        top = np.float32(0)
+        at = 0
+        for x in range(w):
+            v = table[s, x] * weights[x]
+            if v > top:
+                top = v
+                at = x
+        per_row[s] = top
+        if top > best:
+            best = top
+            best_slope = s
+            best_start = at
+    return best, best_slope, best_start
+
+
+@njit(
+    "void(float32[:, ::1], float32[:, ::1], uint8[:, ::1], float64, float64, float64, float64, float32[:, ::1])",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def strip_along(
+    pixels: np.ndarray,
+    level: np.ndarray,
+    state: np.ndarray,
+    x0: float,
+    y0: float,
+    x1: float,
+    y1: float,
+    strip: np.ndarray,
+) -> None:
+    """Cut a straightened strip about the line (x0, y0)-(x1, y1): nearest pixels, sky removed.
+
+    Parameters
+    ----------
+    pixels, level : (ny, nx) float32
+        Image and sky level, DN.
+    state : (ny, nx) uint8
+        Pixels that are not 0 become NaN.
+    x0, y0, x1, y1 : float
+        Ends, pixels (0-based centres).
+    strip : (length, 2 h + 1) float32
+        Written: rows are equal steps from the first to the second end, columns perpendicular offsets -h..h pixels to
+        the left of the direction of travel (towards (-dy, dx)); NaN outside the image.
+    """
+    ny, nx = pixels.shape
+    length, width = strip.shape
+    half = width // 2
+    span = np.hypot(x1 - x0, y1 - y0)
+    ux = (x1 - x0) / span
+    uy = (y1 - y0) / span
+    for t in range(length):
+        f = t / max(length - 1.0, 1.0)
+        cx = x0 + f * (x1 - x0)
+        cy = y0 + f * (y1 - y0)
+        for k in range(width):
+            d = k - half
+            x = int(np.floor(cx - d * uy + 0.5))
+            y = int(np.floor(cy + d * ux + 0.5))
+            if 0 <= x < nx and 0 <= y < ny and state[y, x] == 0:
+                strip[t, k] = pixels[y, x] - level[y, x]
+            else:
+                strip[t, k] = np.float32(np.nan)
+
+
+@njit("Tuple((int64, int64, float64))(float32[:, ::1], int64)", cache=True, nogil=True, error_model="numpy")
+def best_offsets(strip: np.ndarray, reach: int) -> tuple[int, int, float]:
+    """Straight line inside a strip, from offset d0 at its first row to d1 at its last, with the largest mean.
+
+    Parameters
+    ----------
+    strip : (length, 2 h + 1) float32
+        Values clipped by the caller; NaN is left out.
+    reach : int
+        Largest absolute offset tried, < h.
+
+    Returns
+    -------
+    d0, d1 : int
+        Offsets, pixels.
+    mean : float
+        Mean along the best line over three neighbouring offsets.
+    """
+    length, width = strip.shape
+    half = width // 2
+    best = -np.inf
+    first = 0
+    last = 0
+    for d0 in range(-reach, reach + 1):
+        for d1 in range(-reach, reach + 1):
+            total = 0.0
+            n = 0
+            for t in range(0, length, 2):
+                k = int(np.floor(half + d0 + (d1 - d0) * t / (length - 1.0) + 0.5))
+                for q in range(k - 1, k + 2):
+                    v = strip[t, q]
+                    if v == v:
+                        total += v
+                        n += 1
+            if n > 0 and total / n > best:
+                best = total / n
+                first = d0
+                last = d1
+    return first, last, best
+
+
+@njit(
+    "int64(uint16[:, ::1], uint16, float64, float64, float64, float64, float64)",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def paint_line(mask: np.ndarray, bit: int, x0: float, y0: float, x1: float, y1: float, half_width: float) -> int:
+    """Set `bit` in `mask` (ny, nx) uint16 within `half_width` pixels of a segment; returns the number of pixels set."""
+    ny, nx = mask.shape
+    span2 = max((x1 - x0) ** 2 + (y1 - y0) ** 2, 1e-12)
+    ux = (x1 - x0) / span2
+    uy = (y1 - y0) / span2
+    norm = np.sqrt(span2)
+    count = 0
+    for y in range(max(0, int(min(y0, y1) - half_width)), min(ny, int(max(y0, y1) + half_width) + 2)):
+        low = min(x0, x1) - half_width
+        high = max(x0, x1) + half_width
+        if abs(y1 - y0) > 1e-9:
+            # Columns that the band can reach in this row.
+            reach = half_width * norm / abs(y1 - y0)
+            centre = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
+            low = max(low, centre - reach)
+            high = min(high, centre + reach)
+        for x in range(max(0, int(np.floor(low))), min(nx, int(np.ceil(high)) + 1)):
+            f = min(max((x - x0) * ux + (y - y0) * uy, 0.0), 1.0)
+            dx = x - x0 - f * (x1 - x0)
+            dy = y - y0 - f * (y1 - y0)
+            if dx * dx + dy * dy <= half_width * half_width:
+                mask[y, x] |= bit
+                count += 1
+    return count
+
+
+@njit(
+    "int64(uint16[:, ::1], uint16, float64, float64, float64, float64)", cache=True, nogil=True, error_model="numpy"
+)
+def paint_annulus(mask: np.ndarray, bit: int, x: float, y: float, inner: float, outer: float) -> int:
+    """Set `bit` in `mask` (ny, nx) uint16 where the distance to (x, y) is in [inner, outer]; the number of pixels."""
+    ny, nx = mask.shape
+    count = 0
+    for j in range(max(0, int(np.ceil(y - outer))), min(ny, int(np.floor(y + outer)) + 1)):
+        across = np.sqrt(max(outer * outer - (j - y) ** 2, 0.0))
+        for i in range(max(0, int(np.ceil(x - across))), min(nx, int(np.floor(x + across)) + 1)):
+            r2 = (i - x) ** 2 + (j - y) ** 2
+            if inner * inner <= r2 <= outer * outer:
+                mask[j, i] |= bit
+                count += 1
+    return count

@@ -1,0 +1,336 @@
+"""Point-spread function on an oversampled cubic B-spline grid: evaluate, paint, fit, and solve for its coefficients.
+
+A PSF is a sum of cubic B-splines with nodes every 1 / OVERSAMPLING pixel; its value at an offset (dx, dy) from the source is
+the flux fraction that falls into a pixel whose centre lies there (an *effective* PSF, Anderson & King 2000, PASP 112, 1360).
+Because the node spacing divides the pixel, all pixels of a stamp share one sub-node phase and hence one set of weights.
+
+Layouts. Plain: (terms, NODES, NODES), node (CENTRE, CENTRE) on the source. Phased: (terms, OVERSAMPLING, NODES, NODES /
+OVERSAMPLING), where [k, p, j, i] is plain [k, j, OVERSAMPLING * i + p]: neighbouring pixels are neighbours in memory.
+The terms are the field polynomial 1, u, v, u^2, u v, v^2 with u = (x - cx) / (nx / 2), v = (y - cy) / (ny / 2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+OVERSAMPLING = 2
+RADIUS = 12  # pixels: stamps are 25 x 25
+STAMP = 2 * RADIUS + 1
+CENTRE = 27  # node of the source: OVERSAMPLING * (RADIUS + 0.5) + 2
+NODES = 56
+HALF_NODES = NODES // OVERSAMPLING
+PAD = STAMP + 3  # side of work stamps: one pixel of margin
+
+
+@njit("void(f8, f8[::1], f8[::1])", cache=True, nogil=True, inline="always")
+def spline_weights(t: float, weight: np.ndarray, slope: np.ndarray) -> None:
+    """Cubic B-spline weights of the nodes -1, 0, 1, 2 at 0 <= t < 1, and their derivatives with respect to t."""
+    s = 1.0 - t
+    weight[0] = s * s * s / 6.0
+    weight[1] = 2.0 / 3.0 - t * t * (1.0 - 0.5 * t)
+    weight[2] = 2.0 / 3.0 - s * s * (1.0 - 0.5 * s)
+    weight[3] = t * t * t / 6.0
+    slope[0] = -0.5 * s * s
+    slope[1] = t * (1.5 * t - 2.0)
+    slope[2] = s * (2.0 - 1.5 * s)
+    slope[3] = 0.5 * t * t
+
+
+@njit("void(f8, f8, i8, i8, f8[::1])", cache=True, nogil=True, inline="always")
+def field_terms(x: float, y: float, nx: int, ny: int, phi: np.ndarray) -> None:
+    """The six field-polynomial terms at pixel (x, y) of an image of nx x ny pixels."""
+    u = (x - 0.5 * (nx - 1)) / (0.5 * nx)
+    v = (y - 0.5 * (ny - 1)) / (0.5 * ny)
+    phi[0], phi[1], phi[2] = 1.0, u, v
+    phi[3], phi[4], phi[5] = u * u, u * v, v * v
+
+
+@njit("void(f4[:, :, :, ::1], f8, f8, i8, i8, f8, f8[::1], f4[:, :, ::1])", cache=True, nogil=True, fastmath=True)
+def local_psf(
+    phased: np.ndarray, x: float, y: float, nx: int, ny: int, reach: float, phi: np.ndarray, local: np.ndarray
+) -> None:
+    """Coefficients of the PSF at (x, y), phased without the term axis; only nodes within `reach` pixels are filled."""
+    field_terms(x, y, nx, ny, phi)
+    span = int(OVERSAMPLING * (reach + 1.5)) + 4
+    j0, j1 = max(0, CENTRE - span), min(NODES, CENTRE + span + 1)
+    i0, i1 = j0 // OVERSAMPLING, min(HALF_NODES, j1 // OVERSAMPLING + 1)
+    for p in range(OVERSAMPLING):
+        for j in range(j0, j1):
+            for i in range(i0, i1):
+                local[p, j, i] = phased[0, p, j, i]
+            for k in range(1, phased.shape[0]):
+                term = np.float32(phi[k])
+                for i in range(i0, i1):
+                    local[p, j, i] += term * phased[k, p, j, i]
+
+
+@njit(
+    "void(f4[:, :, ::1], f8, f8, i8, i8, i8, i8, f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, :, ::1], b1)",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def render(
+    local: np.ndarray,
+    x: float,
+    y: float,
+    ix0: int,
+    iy0: int,
+    width: int,
+    height: int,
+    value: np.ndarray,
+    value_x: np.ndarray,
+    value_y: np.ndarray,
+    rows: np.ndarray,
+    gradient: bool,
+) -> None:
+    """PSF of a unit source at (x, y) on the pixels ix0 .. ix0 + width - 1, iy0 .. iy0 + height - 1.
+
+    value_x, value_y are the derivatives with respect to the position of the source, filled when `gradient`.
+    `rows` is work space of (2, NODES, PAD). The pixels must lie within RADIUS + 0.5 of the source in each axis.
+    """
+    wx, dx = np.empty(4), np.empty(4)
+    wy, dy = np.empty(4), np.empty(4)
+    fx = (ix0 - x) * OVERSAMPLING + CENTRE
+    fy = (iy0 - y) * OVERSAMPLING + CENTRE
+    bx, by = int(np.floor(fx)), int(np.floor(fy))
+    spline_weights(fx - bx, wx, dx)
+    spline_weights(fy - by, wy, dy)
+    first = by - 1
+    n_rows = OVERSAMPLING * (height - 1) + 4
+    for j in range(n_rows):
+        for i in range(width):
+            rows[0, j, i] = np.float32(0.0)
+        for p in range(4):
+            node = bx - 1 + p
+            phase, column = node % OVERSAMPLING, node // OVERSAMPLING
+            w = np.float32(wx[p])
+            for i in range(width):
+                rows[0, j, i] += w * local[phase, first + j, column + i]
+    if gradient:
+        for j in range(n_rows):
+            for i in range(width):
+                rows[1, j, i] = np.float32(0.0)
+            for p in range(4):
+                node = bx - 1 + p
+                phase, column = node % OVERSAMPLING, node // OVERSAMPLING
+                w = np.float32(-OVERSAMPLING * dx[p])
+                for i in range(width):
+                    rows[1, j, i] += w * local[phase, first + j, column + i]
+    for j in range(height):
+        r = OVERSAMPLING * j
+        w0, w1, w2, w3 = np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3])
+        for i in range(width):
+            value[j, i] = (
+                w0 * rows[0, r, i] + w1 * rows[0, r + 1, i] + w2 * rows[0, r + 2, i] + w3 * rows[0, r + 3, i]
+            )
+        if gradient:
+            s = np.float32(-OVERSAMPLING)
+            d0, d1, d2, d3 = (s * np.float32(dy[0]), s * np.float32(dy[1]), s * np.float32(dy[2]), s * np.float32(dy[3]))
+            for i in range(width):
+                value_x[j, i] = (
+                    w0 * rows[1, r, i] + w1 * rows[1, r + 1, i] + w2 * rows[1, r + 2, i] + w3 * rows[1, r + 3, i]
+                )
+                value_y[j, i] = (
+                    d0 * rows[0, r, i] + d1 * rows[0, r + 1, i] + d2 * rows[0, r + 2, i] + d3 * rows[0, r + 3, i]
+                )
+
+
+@njit("UniTuple(i8, 4)(f8, f8, f8, i8, i8)", cache=True, nogil=True, inline="always")
+def stamp_box(x: float, y: float, radius: float, nx: int, ny: int) -> tuple[int, int, int, int]:
+    """First column, first row, width, height of the pixels within `radius` of (x, y) that lie inside the image."""
+    x0, x1 = max(0, int(np.floor(x - radius + 0.5))), min(nx - 1, int(np.floor(x + radius + 0.5)))
+    y0, y1 = max(0, int(np.floor(y - radius + 0.5))), min(ny - 1, int(np.floor(y + radius + 0.5)))
+    return x0, y0, max(0, x1 - x0 + 1), max(0, y1 - y0 + 1)
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, :, ::1], f8, f8, f8, f8, f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, :, ::1])",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def _add(
+    image: np.ndarray,
+    local: np.ndarray,
+    x: float,
+    y: float,
+    flux: float,
+    radius: float,
+    value: np.ndarray,
+    value_x: np.ndarray,
+    value_y: np.ndarray,
+    rows: np.ndarray,
+) -> None:
+    """image += flux * PSF at (x, y), out to `radius` pixels in each axis."""
+    ix0, iy0, width, height = stamp_box(x, y, radius, image.shape[1], image.shape[0])
+    if width == 0 or height == 0:
+        return
+    render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, False)
+    amount = np.float32(flux)
+    for j in range(height):
+        for i in range(width):
+            image[iy0 + j, ix0 + i] += amount * value[j, i]
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], b1[::1], f8)", cache=True, nogil=True
+)
+def paint(
+    image: np.ndarray,
+    phased: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    fluxes: np.ndarray,
+    radii: np.ndarray,
+    chosen: np.ndarray,
+    sign: float,
+) -> None:
+    """image += sign * flux * PSF for every chosen source, each out to its own radius (pixels)."""
+    local = np.zeros((OVERSAMPLING, NODES, HALF_NODES), np.float32)
+    rows = np.empty((2, NODES, PAD), np.float32)
+    value, value_x = np.empty((PAD, PAD), np.float32), np.empty((PAD, PAD), np.float32)
+    value_y = np.empty((PAD, PAD), np.float32)
+    phi = np.empty(6)
+    ny, nx = image.shape
+    for s in range(xs.size):
+        if chosen[s]:
+            local_psf(phased, xs[s], ys[s], nx, ny, radii[s], phi, local)
+            _add(image, local, xs[s], ys[s], sign * fluxes[s], radii[s], value, value_x, value_y, rows)
+
+
+@njit("f8(f8, f8, f8, f8)", cache=True, nogil=True, inline="always")
+def paint_radius(flux: float, sigma: float, least: float, scale: float) -> float:
+    """Radius (pixels) beyond which a source is fainter than the noise: grows with the square root of flux / sky sigma."""
+    return min(max(least, np.floor(scale * np.sqrt(max(flux, 0.0) / sigma))), 1.0 * RADIUS)
+
+
+@njit(
+    "i8(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], "
+    "b1[::1], u1[:, ::1], u1[:, ::1], f8, f8, f8, f8, f8)",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def fit_sweep(
+    data: np.ndarray,
+    residual: np.ndarray,
+    usable: np.ndarray,
+    phased: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    fluxes: np.ndarray,
+    errors: np.ndarray,
+    skies: np.ndarray,
+    fit_radii: np.ndarray,
+    radii: np.ndarray,
+    alive: np.ndarray,
+    due: np.ndarray,
+    next_due: np.ndarray,
+    gain: float,
+    model_error: float,
+    keep: float,
+    least_radius: float,
+    radius_scale: float,
+) -> int:
+    """Refit every source (flux, x, y) in turn against a residual image that is kept up to date (block Gauss-Seidel).
+
+    The residual seen by a source lacks the models of all others and of itself, so one linear least-squares step gives its
+    correction; the image is then repainted at once. Sources whose surroundings did not change in the last sweep are skipped.
+
+    Parameters
+    ----------
+    data, residual : (ny, nx) float32, DN: sky-subtracted image, and the same minus all models (updated)
+    usable : (ny, nx) bool
+    phased : PSF coefficients
+    xs, ys : pixels; fluxes, errors : DN (updated); skies : sky variance at the source, DN^2
+    fit_radii : pixels, radius of the pixels used; radii : pixels, radius painted (updated)
+    alive : bool, sources that exist (updated: a source fainter than `keep` sigmas is taken out)
+    due, next_due : (ceil(ny / 8), ceil(nx / 8)) uint8: cells to be refitted now, and filled with those of the next sweep
+    gain : e-/DN;  model_error : error of the PSF as a fraction of its value in a pixel
+
+    Returns
+    -------
+    number of sources refitted
+    """
+    ny, nx = residual.shape
+    local = np.zeros((OVERSAMPLING, NODES, HALF_NODES), np.float32)
+    rows = np.empty((2, NODES, PAD), np.float32)
+    value, value_x = np.empty((PAD, PAD), np.float32), np.empty((PAD, PAD), np.float32)
+    value_y = np.empty((PAD, PAD), np.float32)
+    phi = np.empty(6)
+    worked = 0
+    next_due[:] = 0
+    for s in range(xs.size):
+        x, y, f = xs[s], ys[s], fluxes[s]
+        cy, cx = min(due.shape[0] - 1, max(0, int(y) // 8)), min(due.shape[1] - 1, max(0, int(x) // 8))
+        if not alive[s] or due[cy, cx] == 0:
+            continue
+        worked += 1
+        radius = fit_radii[s]
+        ix0, iy0, width, height = stamp_box(x, y, radius, nx, ny)
+        local_psf(phased, x, y, nx, ny, max(radius, radii[s]) + 1.0, phi, local)
+        a00 = a01 = a02 = a11 = a12 = a22 = b0 = b1 = b2 = 0.0
+        used = 0
+        if width > 0 and height > 0:
+            render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, True)
+            for j in range(height):
+                dy2 = (iy0 + j - y) * (iy0 + j - y)
+                for i in range(width):
+                    if dy2 + (ix0 + i - x) * (ix0 + i - x) > radius * radius or not usable[iy0 + j, ix0 + i]:
+                        continue
+                    p = float(value[j, i])
+                    r = float(residual[iy0 + j, ix0 + i])
+                    light = max(float(data[iy0 + j, ix0 + i]) - r, 0.0)
+                    bias = model_error * f * p
+                    w = 1.0 / (skies[s] + light / gain + bias * bias)
+                    px, py = f * float(value_x[j, i]), f * float(value_y[j, i])
+                    a00 += w * p * p
+                    a01 += w * p * px
+                    a02 += w * p * py
+                    a11 += w * px * px
+                    a12 += w * px * py
+                    a22 += w * py * py
+                    b0 += w * p * r
+                    b1 += w * px * r
+                    b2 += w * py * r
+                    used += 1
+        # a step in position of half a pixel costs one sigma: hopeless blends stay put
+        a11 += 4.0
+        a22 += 4.0
+        d0 = a11 * a22 - a12 * a12
+        det = a00 * d0 - a01 * (a01 * a22 - a12 * a02) + a02 * (a01 * a12 - a11 * a02)
+        new_flux, dx, dy = -1.0, 0.0, 0.0
+        if used >= 5 and det > 0.0 and a00 > 0.0:
+            i00 = d0 / det
+            i01 = (a02 * a12 - a01 * a22) / det
+            i02 = (a01 * a12 - a02 * a11) / det
+            i11 = (a00 * a22 - a02 * a02) / det
+            i12 = (a01 * a02 - a00 * a12) / det
+            i22 = (a00 * a11 - a01 * a01) / det
+            new_flux = f + i00 * b0 + i01 * b1 + i02 * b2
+            dx = min(0.4, max(-0.4, i01 * b0 + i11 * b1 + i12 * b2))
+            dy = min(0.4, max(-0.4, i02 * b0 + i12 * b1 + i22 * b2))
+            errors[s] = np.sqrt(i00)
+        inside = x + dx > -0.5 and y + dy > -0.5 and x + dx < nx - 0.5 and y + dy < ny - 0.5
+        _add(residual, local, x, y, f, radii[s], value, value_x, value_y, rows)
+        changed = True
+        if new_flux <= keep * errors[s] or not inside:
+            alive[s] = False
+        else:
+            sigma = np.sqrt(skies[s])
+            xs[s], ys[s], fluxes[s] = x + dx, y + dy, new_flux
+            radii[s] = max(paint_radius(new_flux, sigma, least_radius, radius_scale), min(radius, 1.0 * RADIUS))
+            if radii[s] > radius:
+                local_psf(phased, x, y, nx, ny, radii[s] + 1.0, phi, local)
+            _add(residual, local, xs[s], ys[s], -new_flux, radii[s], value, value_x, value_y, rows)
+            change = abs(new_flux - f)
+            move = abs(dx) + abs(dy)
+            changed = change > 0.05 * errors[s] or move * new_flux > 0.1 * errors[s]
+        if changed:
+            reach = 1 if radii[s] <= 8.0 else 2
+            for b in range(max(0, cy - reach), min(due.shape[0], cy + reach + 1)):
+                for a in range(max(0, cx - reach), min(due.shape[1], cx + reach + 1)):
+                    next_due[b, a] = 1
+    return worked

@@ -1,0 +1,131 @@
+"""Kernels of outlier-rejecting stacks: a sorting network over vectors of pixels, then a clipped mean."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+LANES = 256
+"""Pixels sorted together: small enough for the first-level cache with 20 frames, long enough for vector instructions."""
+
+
+def sorting_network(n: int) -> np.ndarray:
+    """Comparators of Batcher's odd-even merge sort for `n` inputs.
+
+    The network of the next power of two is pruned: a comparator with a wire beyond `n` would compare with +infinity
+    and never swap (Batcher 1968, AFIPS 32, 307; Knuth vol. 3, 5.2.2M).
+
+    Parameters
+    ----------
+    n : int
+        Number of inputs, at least 1.
+
+    Returns
+    -------
+    (m, 2) int32
+        Pairs (low wire, high wire) in order of execution.
+    """
+    pairs = []
+    size = 1 << max(n - 1, 0).bit_length()
+    p = 1
+    while p < size:
+        k = p
+        while k >= 1:
+            for j in range(k % p, size - k, 2 * k):
+                for i in range(min(k, size - j - k)):
+                    low, high = i + j, i + j + k
+                    if low // (2 * p) == high // (2 * p) and high < n:
+                        pairs.append((low, high))
+            k //= 2
+        p *= 2
+    return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+@njit("void(float32[:, ::1], int32[:, ::1], int64)", cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _sort_wires(wires: np.ndarray, network: np.ndarray, width: int) -> None:
+    """Sort `wires` (n, LANES) along the first axis in each of the first `width` lanes."""
+    for c in range(network.shape[0]):
+        low = wires[network[c, 0]]
+        high = wires[network[c, 1]]
+        for i in range(width):
+            x = low[i]
+            y = high[i]
+            low[i] = min(x, y)
+            high[i] = max(x, y)
+
+
+@njit(
+    "void(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32,"
+    " float32[::1], float32[::1], float32[::1])",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+    fastmath=True,
+)
+def clipped_stack(
+    samples: np.ndarray,
+    network: np.ndarray,
+    trim: int,
+    spread_to_sigma: float,
+    kappa: float,
+    sigma_floor: float,
+    mean: np.ndarray,
+    std: np.ndarray,
+    kept: np.ndarray,
+) -> None:
+    """Outlier-rejected mean and standard deviation of each pixel of a stack.
+
+    Samples further from the pixel's median than kappa * max(sigma, sigma_floor) are rejected, where sigma is the
+    distance between two symmetric order statistics, which a few outliers cannot move.
+
+    Parameters
+    ----------
+    samples : (n, m) float32
+        n frames of m pixels; finite.
+    network : (c, 2) int32
+        `sorting_network(n)`.
+    trim : int
+        Order statistics number `trim` and n - 1 - `trim` are used; up to `trim` outliers on one side do no harm.
+    spread_to_sigma : float
+        1 / (expected distance of these two order statistics for unit normal noise).
+    kappa : float
+        Rejection limit, sigmas.
+    sigma_floor : float
+        Smallest sigma, unit of the samples (quantised data can have a spread of zero).
+    mean, std, kept : (m,) float32
+        Written: mean, standard deviation (n - 1) and number of the kept samples.
+    """
+    n, m = samples.shape
+    wires = np.empty((n, LANES), np.float32)
+    median = np.empty(LANES, np.float32)
+    limit = np.empty(LANES, np.float32)
+    count = np.empty(LANES, np.float32)
+    total = np.empty(LANES, np.float32)
+    squares = np.empty(LANES, np.float32)
+    for start in range(0, m, LANES):
+        width = min(LANES, m - start)
+        for k in range(n):
+            for i in range(width):
+                wires[k, i] = samples[k, start + i]
+        _sort_wires(wires, network, width)
+        for i in range(width):
+            median[i] = np.float32(0.5) * (wires[(n - 1) // 2, i] + wires[n // 2, i])
+            spread = (wires[n - 1 - trim, i] - wires[trim, i]) * spread_to_sigma
+            limit[i] = kappa * max(spread, sigma_floor)
+            count[i] = 0
+            total[i] = 0
+            squares[i] = 0
+        for k in range(n):
+            for i in range(width):
+                d = wires[k, i] - median[i]
+                w = np.float32(1) if abs(d) <= limit[i] else np.float32(0)
+                count[i] += w
+                total[i] += w * d
+                squares[i] += w * d * d
+        for i in range(width):
+            c = max(count[i], np.float32(1))
+            shift = total[i] / c
+            mean[start + i] = median[i] + shift
+            variance = (squares[i] - shift * total[i]) / max(c - np.float32(1), np.float32(1))
+            std[start + i] = np.sqrt(max(variance, np.float32(0)))
+            kept[start + i] = count[i]

@@ -1,0 +1,271 @@
+"""Kernels of the proper image difference: the fused Fourier pass, the corrected score, star stamps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+TINY = np.float32(1e-20)
+
+
+@njit(
+    "void(c8[:, ::1], c8[:, ::1], c8[:, ::1], c8[:, ::1], f4, f4, f4, f4, c8[:, ::1], c8[:, ::1], c8[:, ::1])",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def fourier_pass(
+    new: np.ndarray,
+    ref: np.ndarray,
+    psf_new: np.ndarray,
+    psf_ref: np.ndarray,
+    var_new: float,
+    var_ref: float,
+    scale_diff: float,
+    scale_score: float,
+    diff: np.ndarray,
+    score: np.ndarray,
+    score_ref: np.ndarray,
+) -> None:
+    """Difference, score and the reference's part of the score, all transforms, in one pass.
+
+    With images on one flux scale (F_n = F_r = 1) and Q = sn^2 |Pr|^2 + sr^2 |Pn|^2 (Zackay, Ofek & Gal-Yam 2016,
+    ApJ 830, 27, eqs 13, 14, 17; conj is the complex conjugate):
+
+        D   = (Pr N - Pn R) / sqrt(Q) / F_D
+        S   = conj(Pn) |Pr|^2 / Q N - conj(Pr) |Pn|^2 / Q R,   S_R = the second term
+
+    Parameters
+    ----------
+    new, ref : (ny, nx // 2 + 1) complex64
+        Transforms of the science image N and the reference R.
+    psf_new, psf_ref : same shape
+        Transforms of their point-spread functions (sum 1).
+    var_new, var_ref : float
+        Background variances sn^2, sr^2, DN^2.
+    scale_diff, scale_score : float
+        1 / F_D and 1 / F_S: D in science DN, S in DN of a point source.
+    diff, score, score_ref : same shape
+        Written.
+    """
+    for j in range(new.shape[0]):
+        for i in range(new.shape[1]):
+            pn, pr = psf_new[j, i], psf_ref[j, i]
+            n2 = pn.real * pn.real + pn.imag * pn.imag
+            r2 = pr.real * pr.real + pr.imag * pr.imag
+            q = np.float32(1) / (var_new * r2 + var_ref * n2 + TINY)
+            vn, vr = new[j, i], ref[j, i]
+            diff[j, i] = (pr * vn - pn * vr) * (np.sqrt(q) * scale_diff)
+            part = np.conj(pr) * vr * (n2 * q * scale_score)
+            score_ref[j, i] = part
+            score[j, i] = np.conj(pn) * vn * (r2 * q * scale_score) - part
+
+
+@njit("void(c8[:, ::1], c8[:, ::1], c8[:, ::1], c8[:, ::1])", cache=True, nogil=True, fastmath=True)
+def add_products(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> None:
+    """a = a b + c d, element by element, in place."""
+    for j in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            a[j, i] = a[j, i] * b[j, i] + c[j, i] * d[j, i]
+
+
+@njit("void(f4[:, ::1], f4[:, ::1], f4, f4, f4, f4[:, ::1])", cache=True, nogil=True)
+def corrected_score(
+    score: np.ndarray, score_ref: np.ndarray, var_x: float, var_y: float, var_flux: float, variance: np.ndarray
+) -> None:
+    """Scorr = S / sqrt(V + V_ast + V_flux), written over the variance V (eqs 25, 30 of Zackay et al. 2016).
+
+    V_ast = var_x (dS_R/dx)^2 + var_y (dS_R/dy)^2 with central differences: what a wrong registration by sqrt(var_x),
+    sqrt(var_y) pixels makes of the reference's sources. Only the *relative* registration matters for a difference,
+    so the term is applied once, to the reference's part: a new source loses no significance by it.
+    V_flux = var_flux S_R^2: the same for a relative error of flux scale and PSF.
+
+    Parameters
+    ----------
+    score, score_ref : (ny, nx) float32, DN
+    var_x, var_y : float, px^2
+    var_flux : float, dimensionless
+    variance : (ny, nx) float32, DN^2
+        Replaced by Scorr (dimensionless); NaN stays NaN.
+    """
+    ny, nx = score.shape
+    for j in range(ny):
+        up, down = score_ref[max(j - 1, 0)], score_ref[min(j + 1, ny - 1)]
+        row = score_ref[j]
+        for i in range(nx):
+            gx = np.float32(0.5) * (row[min(i + 1, nx - 1)] - row[max(i - 1, 0)])
+            gy = np.float32(0.5) * (down[i] - up[i])
+            v = variance[j, i] + var_x * gx * gx + var_y * gy * gy + var_flux * row[i] * row[i]
+            variance[j, i] = score[j, i] / np.sqrt(max(v, TINY)) if v == v else v
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1])", cache=True, nogil=True
+)
+def match_and_patch(
+    new: np.ndarray,
+    ref: np.ndarray,
+    bad_new: np.ndarray,
+    bad_ref: np.ndarray,
+    mesh: np.ndarray,
+    box: int,
+    gain: float,
+    both: np.ndarray,
+) -> None:
+    """Bring the reference to the science flux scale and sky, in place, and patch holes of either from the other.
+
+    ref = gain ref + mesh(x, y); a pixel bad in one image takes the other's value; `both` flags the pixels bad in both
+    (set to 0 here, to be filled from their rim). Patching from the other image makes a hole vanish in the difference.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+        Background-subtracted; changed in place.
+    bad_new, bad_ref : (ny, nx) bool
+    mesh : (gy, gx) float32, DN
+        Smooth background to add to the scaled reference, at the centres of boxes of `box` pixels.
+    box : int
+    gain : float
+        Science DN per reference DN.
+    both : (ny, nx) bool
+        Written.
+    """
+    ny, nx = new.shape
+    gy, gx = mesh.shape
+    row = np.empty(nx, np.float32)
+    for j in range(ny):
+        v = min(max((j + 0.5) / box - 0.5, 0.0), gy - 1.0)
+        b = int(v)
+        b1 = min(b + 1, gy - 1)
+        fv = np.float32(v - b)
+        for i in range(nx):
+            u = min(max((i + 0.5) / box - 0.5, 0.0), gx - 1.0)
+            a = int(u)
+            a1 = min(a + 1, gx - 1)
+            fu = np.float32(u - a)
+            low = mesh[b, a] + fu * (mesh[b, a1] - mesh[b, a])
+            high = mesh[b1, a] + fu * (mesh[b1, a1] - mesh[b1, a])
+            row[i] = low + fv * (high - low)
+        for i in range(nx):
+            r = gain * ref[j, i] + row[i]
+            n = new[j, i]
+            hole_n, hole_r = bad_new[j, i], bad_ref[j, i]
+            both[j, i] = hole_n and hole_r
+            if hole_n:
+                n = np.float32(0) if hole_r else r
+            if hole_r:
+                r = np.float32(0) if hole_n else n
+            new[j, i] = n
+            ref[j, i] = r
+
+
+@njit("void(f4[:, ::1], i8, i8, f4[:, ::1], i8, f8[:, ::1])", cache=True, nogil=True, fastmath=True)
+def _convolve_stamp(image: np.ndarray, y: int, x: int, psf: np.ndarray, half: int, out: np.ndarray) -> None:
+    """out[b, a] = (image convolved with psf) at (y - half + b, x - half + a), |b|, |a| <= 2 half."""
+    size = psf.shape[0]
+    r = size // 2
+    for b in range(2 * half + 1):
+        for a in range(2 * half + 1):
+            total = 0.0
+            for k in range(size):
+                row = image[y - half + b + r - k]
+                part = np.float32(0)
+                for m in range(size):
+                    part += psf[k, size - 1 - m] * row[x - half + a - r + m]
+                total += part
+            out[b, a] = total
+
+
+@njit("b1(f8[:, ::1], f8[::1], i8)", cache=True, nogil=True)
+def _solve(matrix: np.ndarray, vector: np.ndarray, n: int) -> bool:
+    """Solve a small symmetric system in place by Gaussian elimination with pivoting; False where it is singular."""
+    for k in range(n):
+        p = k
+        for r in range(k + 1, n):
+            if abs(matrix[r, k]) > abs(matrix[p, k]):
+                p = r
+        if abs(matrix[p, k]) < 1e-30:
+            return False
+        for c in range(n):
+            matrix[k, c], matrix[p, c] = matrix[p, c], matrix[k, c]
+        vector[k], vector[p] = vector[p], vector[k]
+        for r in range(k + 1, n):
+            f = matrix[r, k] / matrix[k, k]
+            for c in range(k, n):
+                matrix[r, c] -= f * matrix[k, c]
+            vector[r] -= f * vector[k]
+    for k in range(n - 1, -1, -1):
+        for c in range(k + 1, n):
+            vector[k] -= matrix[k, c] * vector[c]
+        vector[k] /= matrix[k, k]
+    return True
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], i8[::1], i8[::1], i8[::1], f4[:, :, ::1], f4[:, :, ::1], i8, f8[:, ::1])",
+    cache=True,
+    nogil=True,
+)
+def match_stars(
+    new: np.ndarray,
+    ref: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    which: np.ndarray,
+    psfs_new: np.ndarray,
+    psfs_ref: np.ndarray,
+    half: int,
+    out: np.ndarray,
+) -> None:
+    """Flux ratio and shift between the two images at each star, after convolving each with the other's PSF.
+
+    A = Pr * N and B = Pn * R have the same shape where the PSFs are right; the fit
+    A = ratio (B - dx dB/dx - dy dB/dy) + constant over (2 half + 1)^2 pixels gives what the difference needs, with
+    whatever centring convention the PSF models have and whatever neighbours the star has.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+        Background-subtracted, on one grid.
+    ys, xs : (n,) int64
+        Star pixels, at least half + 1 + size // 2 from the edges.
+    which : (n,) int64
+        Which of the PSFs belongs to the star.
+    psfs_new, psfs_ref : (k, size, size) float32
+        Point-spread functions, sum 1, size odd.
+    half : int
+        Half size of the fitted window, pixels.
+    out : (n, 4) float64
+        Written: ratio N / R, dx, dy (where N is, relative to R, px), relative RMS residual; NaN where the fit fails.
+    """
+    wide = half + 1
+    a = np.empty((2 * wide + 1, 2 * wide + 1))
+    b = np.empty((2 * wide + 1, 2 * wide + 1))
+    normal, right, base = np.empty((4, 4)), np.empty(4), np.empty(4)
+    for s in range(ys.size):
+        _convolve_stamp(new, ys[s], xs[s], psfs_ref[which[s]], wide, a)
+        _convolve_stamp(ref, ys[s], xs[s], psfs_new[which[s]], wide, b)
+        normal[:], right[:] = 0.0, 0.0
+        power = 0.0
+        for j in range(1, 2 * wide):
+            for i in range(1, 2 * wide):
+                base[0] = b[j, i]
+                base[1] = -0.5 * (b[j, i + 1] - b[j, i - 1])
+                base[2] = -0.5 * (b[j + 1, i] - b[j - 1, i])
+                base[3] = 1.0
+                power += a[j, i] * a[j, i]
+                for p in range(4):
+                    right[p] += base[p] * a[j, i]
+                    for q in range(4):
+                        normal[p, q] += base[p] * base[q]
+        copy = right.copy()
+        if not _solve(normal, right, 4) or right[0] <= 0.0:
+            out[s, :] = np.nan
+            continue
+        explained = 0.0
+        for p in range(4):
+            explained += right[p] * copy[p]
+        out[s, 0] = right[0]
+        out[s, 1] = right[1] / right[0]
+        out[s, 2] = right[2] / right[0]
+        out[s, 3] = np.sqrt(max(power - explained, 0.0) / max(power, 1e-30))

@@ -1,0 +1,280 @@
+"""The watcher of the inbox: groups complete files by exposure and creates Airflow runs with deterministic names.
+
+It keeps no state of its own. The inbox says what has arrived, Airflow says what has been sent: after any interruption the
+two are compared again, and a run that exists already is answered with a conflict, which is fine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from ztfds.survey.errors import BadName, ConfigurationError, ServiceDown
+from ztfds.survey.names import RawName, parse_manifest_filename
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = (".part", ".tmp", ".partial")
+LONGEST_BACKOFF_S = 30.0
+
+
+@dataclass(frozen=True, order=True)
+class Arrival:
+    """One file in the inbox.
+
+    Attributes
+    ----------
+    name : str
+        File name.
+    bytes : int
+        Size [bytes].
+    mtime_ns, ctime_ns : int
+        Times of the last change of content and of the last change of name or mode [ns since 1970].
+    """
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def complete_by_rename(self) -> bool:
+        """Whether the file got its name after its last byte, as a transfer under a temporary name leaves it."""
+        return self.bytes > 0 and self.ctime_ns > self.mtime_ns
+
+    def as_conf(self) -> dict[str, Any]:
+        """Return the entry of this file in a run's configuration."""
+        return {"name": self.name, "bytes": self.bytes, "mtime_ns": self.mtime_ns, "ctime_ns": self.ctime_ns}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One DAG run to be created.
+
+    Attributes
+    ----------
+    dag_id, run_id : str
+        Which DAG, and the deterministic name of the run.
+    conf : dict
+        Its configuration: ``arrival`` (ISO 8601 UTC), ``files`` (one entry for each file), and for manifests
+        ``manifest`` and ``night``.
+    partition_key : str or None
+        The exposure, for the DAG whose runs are partitioned by it.
+    """
+
+    dag_id: str
+    run_id: str
+    conf: dict[str, Any]
+    partition_key: str | None = None
+
+
+class Api(Protocol):
+    """What ingestd needs of Airflow."""
+
+    def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any], *, partition_key: str | None = None) -> bool:
+        """Create a run; False when it exists."""
+
+    def runs(self, dag_id: str, prefix: str) -> list[dict[str, Any]]:
+        """List runs by the beginning of their names."""
+
+
+@dataclass
+class Watcher:
+    """Decides, scan by scan, which runs the content of the inbox calls for.
+
+    Parameters
+    ----------
+    inbox : Path
+        Folder that is watched (flat).
+    expected : int
+        Number of CCD files that a whole exposure has.
+    patience_s : float
+        An incomplete exposure is sent this long after its first file [s].
+    settle_s : float
+        A file that was not renamed into place is complete when it did not change for so long [s].
+    sent : set of Arrival
+        Files in the inbox whose runs exist.
+    begun : set of str
+        Runs created since this watcher began, so that what comes later for them need not wait.
+    """
+
+    inbox: Path
+    expected: int
+    patience_s: float = 60.0
+    settle_s: float = 2.0
+    sent: set[Arrival] = field(default_factory=set)
+    begun: set[str] = field(default_factory=set)
+
+    def scan(self, now: float) -> list[Arrival]:
+        """List the complete files that have not been sent, and forget what has left the inbox.
+
+        Parameters
+        ----------
+        now : float
+            Unix time [s].
+        """
+        present = list(self._entries())
+        self.sent.intersection_update(present)
+        return sorted(entry for entry in present if entry not in self.sent and self._complete(entry, now))
+
+    def _entries(self) -> Iterable[Arrival]:
+        """Look at every regular file that is not marked as unfinished."""
+        with os.scandir(self.inbox) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
+                    continue
+                try:
+                    if entry.is_file(follow_symlinks=False):
+                        info = entry.stat(follow_symlinks=False)
+                        yield Arrival(entry.name, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+                except FileNotFoundError:  # taken away since the folder was listed
+                    continue
+
+    def _complete(self, entry: Arrival, now: float) -> bool:
+        """Whether a file will not change any more."""
+        return entry.complete_by_rename or now - entry.ctime_ns * 1e-9 >= self.settle_s
+
+    def groups(self, files: Iterable[Arrival]) -> dict[tuple[str, str], list[Arrival]]:
+        """Group files by DAG and name of the run that they belong to."""
+        groups: dict[tuple[str, str], list[Arrival]] = {}
+        for entry in files:
+            groups.setdefault(destination(entry), []).append(entry)
+        return groups
+
+    def due(self, now: float) -> list[tuple[tuple[str, str], list[Arrival]]]:
+        """Groups that are ready to be sent, the newest exposure first, manifests after the exposures."""
+        groups = self.groups(self.scan(now))
+        ready = [item for item in groups.items() if self._ready(item[0], item[1], now)]
+        newest_first = sorted(ready, key=lambda item: item[0][1], reverse=True)
+        return sorted(newest_first, key=lambda item: item[0][0] != "exposure")
+
+    def _ready(self, key: tuple[str, str], files: list[Arrival], now: float) -> bool:
+        """Whether a group need not wait for more files: it is whole, or its patience has run out, or it is a latecomer."""
+        dag_id, base = key
+        if dag_id != "exposure" or base.startswith("unnamed") or base in self.begun or len(files) >= self.expected:
+            return True
+        return now - min(entry.ctime_ns for entry in files) * 1e-9 >= self.patience_s
+
+
+def destination(entry: Arrival) -> tuple[str, str]:
+    """Tell the DAG and the name of the run that a file belongs to."""
+    with suppress(BadName):
+        night, part = parse_manifest_filename(entry.name)
+        return ("calibration", f"cal_{night}") if part == "calibration" else ("end_of_night", f"eon_{night}")
+    with suppress(BadName):
+        return "exposure", RawName.parse(entry.name).exposure
+    return "exposure", f"unnamed__{digest([entry])}"
+
+
+def digest(files: Iterable[Arrival]) -> str:
+    """Hash of names, sizes and times: another content, or another copy, has another one."""
+    content = json.dumps(sorted((entry.name, entry.bytes, entry.mtime_ns, entry.ctime_ns) for entry in files))
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def build_run(dag_id: str, run_id: str, base: str, files: list[Arrival]) -> Run:
+    """Describe the run of a group of files; its arrival is that of the first of them."""
+    arrival = datetime.fromtimestamp(min(entry.ctime_ns for entry in files) * 1e-9, UTC).isoformat()
+    conf: dict[str, Any] = {"arrival": arrival, "files": [entry.as_conf() for entry in files]}
+    if dag_id == "exposure":
+        return Run(dag_id, run_id, {**conf, "exposure": base}, partition_key=base)
+    return Run(dag_id, run_id, {**conf, "manifest": files[-1].name, "night": base.split("_")[1]})
+
+
+def send(api: Api, key: tuple[str, str], files: list[Arrival]) -> Run | None:
+    """Create the run of a group; files that its run does not cover (late, re-sent) get a run of their own.
+
+    Returns
+    -------
+    Run or None
+        What was created; None when every file had been sent before.
+
+    Raises
+    ------
+    ServiceDown
+        Airflow does not answer: nothing is lost, the files stay in the inbox.
+    """
+    dag_id, base = key
+    run = build_run(dag_id, base, base, files)
+    if api.trigger(run.dag_id, run.run_id, run.conf, partition_key=run.partition_key):
+        return run
+    covered = {
+        (entry["name"], entry["bytes"], entry["mtime_ns"], entry["ctime_ns"])
+        for other in api.runs(dag_id, base)
+        for entry in (other.get("conf") or {}).get("files", [])
+    }
+    rest = [e for e in files if (e.name, e.bytes, e.mtime_ns, e.ctime_ns) not in covered]
+    if not rest:
+        return None
+    run = build_run(dag_id, f"{base}__{digest(rest)}", base, rest)
+    created = api.trigger(run.dag_id, run.run_id, run.conf, partition_key=run.partition_key)
+    return run if created else None
+
+
+def sweep(watcher: Watcher, api: Api, now: float) -> int:
+    """Send everything that is due; returns the number of runs created.
+
+    Raises
+    ------
+    ServiceDown
+        Airflow does not answer; what was sent until then is remembered.
+    """
+    created = 0
+    for key, files in watcher.due(now):
+        try:
+            run = send(api, key, files)
+        except ConfigurationError as error:
+            # One refused run must not hold up the others; it is tried again when ingestd is started again.
+            logger.error("refused dag=%s run=%s files=%d error=%s", *key, len(files), error)
+            run = None
+        watcher.sent.update(files)
+        watcher.begun.add(key[1])
+        if run is not None:
+            created += 1
+            waited = now - min(entry.ctime_ns for entry in files) * 1e-9
+            logger.info("sent dag=%s run=%s files=%d waited_s=%.2f", run.dag_id, run.run_id, len(files), waited)
+    return created
+
+
+def watch(watcher: Watcher, api: Api, stopped: threading.Event, interval_s: float = 0.5) -> None:
+    """Sweep the inbox until told to stop; wait longer and longer, at most 30 s, while Airflow is away."""
+    logger.info("watching inbox=%s expected=%d patience_s=%.1f", watcher.inbox, watcher.expected, watcher.patience_s)
+    pause = interval_s
+    while not stopped.wait(pause):
+        try:
+            sweep(watcher, api, time.time())
+            pause = interval_s
+        except ServiceDown as error:
+            pause = min(LONGEST_BACKOFF_S, pause * 2)
+            logger.warning("airflow away, next try in %.1f s: %s", pause, error)
+        except OSError as error:
+            pause = min(LONGEST_BACKOFF_S, pause * 2)
+            logger.error("inbox unreadable, next try in %.1f s: %s", pause, error)
+    logger.info("stopped")
+
+
+def main(home: Path, camera: str, patience_s: float) -> None:
+    """Watch the inbox of a home folder with the account that `ztfds services start` made, until SIGTERM or Ctrl-C."""
+    from ztfds.operations.services.rest import AirflowApi
+    from ztfds.operations.services.state import load
+    from ztfds.survey.camera import get_camera
+
+    state = load(home)
+    if state is None:
+        raise ConfigurationError(f"no services were ever started in {home}")
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s)
+    watch(watcher, AirflowApi(state.api_url, "ingestd", state.passwords["ingestd"]), stopped)

@@ -1,0 +1,241 @@
+"""What is remembered between calls about the services of one home folder: ports, secrets, settings, processes."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import fcntl
+import json
+import os
+import random
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ztfds.survey.errors import ConfigurationError
+
+USERS = {"admin": "admin", "operator": "op", "viewer": "viewer", "ingestd": "user"}
+"""Airflow users of the embedded default and their roles."""
+
+PORTS = ("api", "kafka", "kafka_controller")
+"""Names of the loopback ports that this module hands out (PostgreSQL keeps its own)."""
+
+PORT_RANGE = (20000, 32000)
+"""Below the range from which Linux takes ports for outgoing connections, so that a remembered port stays free."""
+
+
+_guard = threading.RLock()
+"""Held while a state is changed or written: services are started from several threads."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One started process, recognisable after its number has been given to somebody else.
+
+    Attributes
+    ----------
+    pid : int
+        Process id, also the id of its session and process group.
+    created : float
+        Its creation time, Unix seconds, as the kernel tells it.
+    """
+
+    pid: int
+    created: float
+
+
+@dataclass
+class Settings:
+    """What the pipelines of this home work on.
+
+    Attributes
+    ----------
+    camera : str
+        Name of the camera (``ZTF``, ``CCD`` or ``TINY``).
+    config_set : str
+        Name of the set of step configurations.
+    catalogs : str
+        Folder of the static catalogs.
+    patience_s : float
+        How long ingestd waits for the other CCD files of an exposure after the first [s].
+    dags : str
+        Folder of DAG files, each named as its DAG; empty: the repository's.
+    """
+
+    camera: str = "ZTF"
+    config_set: str = "ztf"
+    catalogs: str = ""
+    patience_s: float = 60.0
+    dags: str = ""
+
+
+@dataclass
+class State:
+    """Everything remembered of the services of one home folder (file ``services.json``, mode 0600).
+
+    Attributes
+    ----------
+    home : Path
+        The home folder.
+    instance : str
+        Random word that marks every process started for this home.
+    settings : Settings
+        What the pipelines work on.
+    ports : dict of str to int
+        Loopback ports by name.
+    secrets : dict of str to str
+        Keys that Airflow's components share.
+    passwords : dict of str to str
+        Airflow passwords by user.
+    processes : dict of str to Process
+        Processes by service.
+    fingerprints : dict of str to str
+        Hash of command and environment with which each service was started.
+    notes : dict of str to str
+        Small facts, such as the version to which Airflow's tables were brought.
+    """
+
+    home: Path
+    instance: str = field(default_factory=lambda: secrets.token_hex(8))
+    settings: Settings = field(default_factory=Settings)
+    ports: dict[str, int] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    passwords: dict[str, str] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def api_url(self) -> str:
+        """Address of Airflow's api-server and pages."""
+        return f"http://127.0.0.1:{self.ports['api']}"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Address of the Kafka broker, host:port."""
+        return f"127.0.0.1:{self.ports['kafka']}"
+
+    @property
+    def logs(self) -> Path:
+        """Folder with one log file for each service."""
+        return self.home / "logs"
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Folders of the survey's files by purpose."""
+        return {name: str(self.home / name) for name in ("inbox", "archive", "quarantine")}
+
+    def save(self) -> None:
+        """Write the state, readable by its owner alone, in one atomic step."""
+        with _guard:
+            content = dataclasses.asdict(self)
+            del content["home"]
+            write_private(self.home / "services.json", json.dumps(content, indent=1) + "\n")
+
+    def note(self, key: str, value: str | None) -> None:
+        """Keep a small fact, or drop it (None)."""
+        with _guard:
+            self.notes.pop(key, None)
+            if value is not None:
+                self.notes[key] = value
+            self.save()
+
+    def began(self, name: str, process: Process, fingerprint: str) -> None:
+        """Keep which process a service is."""
+        with _guard:
+            self.processes[name], self.fingerprints[name] = process, fingerprint
+            self.save()
+
+    def ended(self, name: str) -> None:
+        """Forget the process of a service."""
+        with _guard:
+            self.processes.pop(name, None)
+            self.fingerprints.pop(name, None)
+            self.save()
+
+
+def load(home: Path) -> State | None:
+    """Read the state of a home folder; None where no service was ever started.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is not what this module writes.
+    """
+    path = Path(home).resolve() / "services.json"
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        content["settings"] = Settings(**content["settings"])
+        content["processes"] = {name: Process(**entry) for name, entry in content["processes"].items()}
+        return State(home=path.parent, **content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(f"{path} is damaged ({error}); remove it after stopping what it started") from error
+
+
+def load_or_create(home: Path) -> State:
+    """Read the state of a home folder, or begin one with fresh secrets and free ports."""
+    state = load(home)
+    if state is None:
+        home.mkdir(parents=True, exist_ok=True)
+        state = State(home=Path(home).resolve())
+    complete(state)
+    return state
+
+
+def complete(state: State) -> None:
+    """Fill in the secrets, passwords and ports that the state does not have yet."""
+    state.secrets.setdefault("fernet_key", base64.urlsafe_b64encode(os.urandom(32)).decode())
+    for name in ("jwt_secret", "api_secret_key"):
+        state.secrets.setdefault(name, secrets.token_hex(32))
+    for user in USERS:
+        state.passwords.setdefault(user, secrets.token_urlsafe(12))
+    for name in PORTS:
+        if name not in state.ports:
+            state.ports[name] = free_port(set(state.ports.values()))
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(taken: set[int]) -> int:
+    """Choose a loopback port nobody listens on, other than those in `taken`."""
+    for port in random.SystemRandom().sample(range(*PORT_RANGE), 200):
+        if port not in taken and port_is_free(port):
+            return port
+    raise ConfigurationError("no free port on 127.0.0.1")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text file that only its owner can read (0600), in one atomic step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Hold the home's lock: one start or stop at a time."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "services.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

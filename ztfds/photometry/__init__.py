@@ -1,0 +1,1 @@
+"""Sources and their fluxes: sky, detection, point-spread function, PSF and aperture photometry, zero point."""

@@ -1,0 +1,282 @@
+"""Simultaneous PSF photometry: all sources fitted against one residual image, new ones found on it, errors with blends."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ztfds.config.photometry import PhotometryConfig
+from ztfds.kernels import background as background_kernels
+from ztfds.kernels import psf as kernels
+from ztfds.kernels.psf_errors import fit_quality
+from ztfds.photometry.background import Background
+from ztfds.photometry.detection import Detections, find_sources
+from ztfds.photometry.psf import PsfModel
+from ztfds.photometry.psf_build import fit_radius
+from ztfds.survey import bits
+
+log = logging.getLogger(__name__)
+
+PSFCAT_DTYPE = np.dtype(
+    [
+        ("sourceid", "i4"), ("xpos", "f8"), ("ypos", "f8"), ("ra", "f8"), ("dec", "f8"), ("flux", "f4"), ("sigflux", "f4"),
+        ("mag", "f4"), ("sigmag", "f4"), ("snr", "f4"), ("chi", "f4"), ("sharp", "f4"), ("flags", "i2"),
+    ]
+)  # fmt: skip
+"""One row of the PSF catalog. xpos, ypos: pixels, 0-based; ra, dec: deg, NaN before astrometry; flux, sigflux: DN; mag:
+instrumental, -2.5 log10(flux / DN); sharp: pixels^2; flags: -1 near an edge, else the OR of the mask over 5 x 5 pixels."""
+
+LEAST_PAINT_PX = 5.0
+
+
+@dataclass
+class Sources:
+    """Sources while they are fitted; all arrays (n,) float64 except alive.
+
+    x, y: pixels; flux, error: DN; sky: sky variance, DN^2; fit_radius, radius: pixels fitted and painted; alive: bool.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+    error: np.ndarray
+    sky: np.ndarray
+    fit_radius: np.ndarray
+    radius: np.ndarray
+    alive: np.ndarray
+
+    def __len__(self) -> int:
+        return self.x.size
+
+    def keep(self, chosen: np.ndarray) -> Sources:
+        """The chosen ones (boolean or index array)."""
+        return Sources(*(values[chosen] for values in vars(self).values()))
+
+    def joined(self, other: Sources) -> Sources:
+        """Both lists, one after the other."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Sources(*(np.concatenate(pair) for pair in pairs))
+
+
+@dataclass(frozen=True)
+class PsfPhotometry:
+    """Result of the fit.
+
+    Attributes
+    ----------
+    catalog : structured array of PSFCAT_DTYPE, brightest first
+    x_error, y_error : (n,) float64, pixels, 1 sigma, aligned with the catalog
+    residual : (ny, nx) float32, DN: image minus sky minus all models; 0 where unusable
+    background : Background, corrected with the sky left under the subtracted sources
+    sweeps : int, sweeps done
+    """
+
+    catalog: np.ndarray
+    x_error: np.ndarray
+    y_error: np.ndarray
+    residual: np.ndarray
+    background: Background
+    sweeps: int
+
+
+class Fitter:
+    """The state of a simultaneous fit: sky-subtracted image, residual image, sources.
+
+    Parameters
+    ----------
+    data : (ny, nx) float32, DN, sky-subtracted, 0 where unusable; the fitter takes it over (sky corrections are applied)
+    usable : (ny, nx) bool
+    background : sky of the image
+    psf : PSF model
+    gain : e-/DN
+    config : photometry parameters
+    """
+
+    def __init__(
+        self,
+        data: np.ndarray,
+        usable: np.ndarray,
+        background: Background,
+        psf: PsfModel,
+        gain: float,
+        config: PhotometryConfig,
+    ) -> None:
+        self.data, self.usable, self.background, self.gain, self.config = data, usable, background, gain, config
+        self.residual = np.empty_like(data)
+        self.sources = self._new(np.empty(0), np.empty(0), np.empty(0))
+        self.sweeps = 0
+        self.set_psf(psf)
+
+    def set_psf(self, psf: PsfModel) -> None:
+        """Use another PSF; the residual image is made anew."""
+        self.psf, self.phased = psf, psf.phased
+        self.reach = fit_radius(psf.fwhm_px, self.config.fit)
+        self.model_error = max(self.config.fit.model_error_floor, psf.error)
+        self.repaint()
+
+    def repaint(self) -> None:
+        """Residual image from scratch: rounding errors of many small steps vanish."""
+        s = self.sources
+        np.copyto(self.residual, self.data)
+        kernels.paint(self.residual, self.phased, s.x, s.y, s.flux, s.radius, s.alive, -1.0)
+
+    def add(self, x: np.ndarray, y: np.ndarray, flux: np.ndarray, core: np.ndarray | None = None) -> int:
+        """New sources at positions (pixels) with first fluxes (DN); `core`: radius of a saturated core, pixels.
+
+        Positions nearer than the merging distance to an existing source are left out. Returns how many were added.
+        """
+        core = np.zeros(x.size) if core is None else core
+        if len(self.sources) and x.size:
+            near, _ = cKDTree(np.c_[self.sources.x, self.sources.y]).query(np.c_[x, y])
+            fresh = near > np.maximum(self.config.fit.merge_fwhm * self.psf.fwhm_px, core)
+            x, y, flux, core = x[fresh], y[fresh], flux[fresh], core[fresh]
+        new = self._new(x, y, np.maximum(flux, 1e-3), core)
+        kernels.paint(self.residual, self.phased, new.x, new.y, new.flux, new.radius, new.alive, -1.0)
+        self.sources = self.sources.joined(new)
+        return int(x.size)
+
+    def converge(self, start: int = 0) -> None:
+        """Sweep until nothing changes (or config.fit.sweeps times), beginning with the cells of the sources from `start`."""
+        cells = (-(-self.data.shape[0] // 8), -(-self.data.shape[1] // 8))
+        due, following = np.zeros(cells, np.uint8), np.zeros(cells, np.uint8)
+        s, fit = self.sources, self.config.fit
+        cy = np.clip(s.y[start:] // 8, 0, cells[0] - 1).astype(int)
+        cx = np.clip(s.x[start:] // 8, 0, cells[1] - 1).astype(int)
+        due[cy, cx] = 1
+        for _ in range(fit.sweeps):
+            worked = kernels.fit_sweep(
+                self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.error, s.sky, s.fit_radius,
+                s.radius, s.alive, due, following, self.gain, self.model_error, fit.keep_snr, LEAST_PAINT_PX,
+                fit.paint_scale,
+            )  # fmt: skip
+            self.sweeps += 1
+            due, following = following, due
+            if worked == 0:
+                break
+        self.sources = s.keep(s.alive)
+        self._merge()
+
+    def correct_sky(self) -> None:
+        """Measure the sky again under the subtracted sources and take it out of both images."""
+        b = self.background
+        left = b.corrected(self.residual, self.usable, self.config.background)
+        background_kernels.subtract_mesh(self.data, self.usable, left, b.box, self.data)
+        background_kernels.subtract_mesh(self.residual, self.usable, left, b.box, self.residual)
+        level = b.mesh_level + left
+        self.background = Background(level, b.mesh_rms, b.mesh_variance, b.box, b.shape, b.empty_boxes)
+
+    def find_more(self) -> int:
+        """Detect on the residual image and add what is found; returns how many."""
+        limit = self.config.detection.limit_snr
+        found = find_sources(
+            self.residual, self.data, self.usable, self.background, self.gain, self.psf.fwhm_px, self.config.detection, limit
+        )
+        return self.add(found.x, found.y, found.flux)
+
+    def finish(self, mask: np.ndarray) -> PsfPhotometry:
+        """Errors, chi, sharp, flags: the catalog."""
+        self.repaint()
+        s = self.sources
+        start, items = neighbour_lists(s.x, s.y, self.reach + 2.0)
+        quality = np.empty((len(s), 6))
+        fit_quality(
+            self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.sky, s.fit_radius, start, items,
+            self.gain, self.model_error, quality,
+        )  # fmt: skip
+        floor = self.config.fit.flux_error_floor * s.flux
+        sigma = np.hypot(np.where(np.isfinite(quality[:, 0]), quality[:, 0], s.error), floor)
+        order = np.argsort(-s.flux, kind="stable")
+        order = order[s.flux[order] >= self.config.fit.catalog_snr * sigma[order]]
+        catalog = np.zeros(order.size, PSFCAT_DTYPE)
+        catalog["sourceid"] = np.arange(order.size)
+        catalog["xpos"], catalog["ypos"] = s.x[order], s.y[order]
+        catalog["ra"] = catalog["dec"] = np.nan
+        catalog["flux"], catalog["sigflux"] = s.flux[order], sigma[order]
+        catalog["mag"] = -2.5 * np.log10(s.flux[order])
+        catalog["snr"] = s.flux[order] / sigma[order]
+        catalog["sigmag"] = 2.5 / np.log(10.0) / catalog["snr"]
+        catalog["chi"], catalog["sharp"] = quality[order, 3], quality[order, 4]
+        catalog["flags"] = source_flags(mask, s.x[order], s.y[order], self.config.fit.edge_px)
+        return PsfPhotometry(
+            catalog, quality[order, 1], quality[order, 2], self.residual, self.background, self.sweeps
+        )
+
+    def _new(self, x: np.ndarray, y: np.ndarray, flux: np.ndarray, core: np.ndarray | None = None) -> Sources:
+        sky = self.background.variance_at(x, y)
+        fit = self.config.fit
+        core = np.zeros(x.size) if core is None else core
+        reach = getattr(self, "reach", 5.0)
+        wide = np.where(core > 0, np.minimum(core + fit.saturated_fit_px, 11.0), reach)
+        radius = np.floor(fit.paint_scale * np.sqrt(np.maximum(flux, 0.0) / np.sqrt(sky)))
+        radius = np.clip(np.maximum(radius, wide), LEAST_PAINT_PX, kernels.RADIUS)
+        return Sources(
+            x.astype(float), y.astype(float), flux.astype(float), np.zeros(x.size), sky, wide, radius, np.ones(x.size, bool)
+        )
+
+    def _merge(self) -> None:
+        """Sources that moved onto each other: the fainter one goes, its neighbour is fitted again in the next sweep."""
+        s = self.sources
+        if len(s) < 2:
+            return
+        pairs = cKDTree(np.c_[s.x, s.y]).query_pairs(self.config.fit.merge_fwhm * self.psf.fwhm_px, output_type="ndarray")
+        if len(pairs) == 0:
+            return
+        fainter = np.unique(np.where(s.flux[pairs[:, 0]] < s.flux[pairs[:, 1]], pairs[:, 0], pairs[:, 1]))
+        gone = np.zeros(len(s), bool)
+        gone[fainter] = True
+        kernels.paint(self.residual, self.phased, s.x, s.y, s.flux, s.radius, gone, 1.0)
+        self.sources = s.keep(~gone)
+
+
+def neighbour_lists(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours within `radius` pixels: those of source s are items[start[s]:start[s + 1]] (int64)."""
+    start = np.zeros(x.size + 1, np.int64)
+    if x.size < 2:
+        return start, np.empty(0, np.int64)
+    pairs = cKDTree(np.c_[x, y]).query_pairs(radius, output_type="ndarray")
+    both = np.concatenate([pairs, pairs[:, ::-1]]).astype(np.int64)
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    start[1:] = np.cumsum(np.bincount(both[:, 0], minlength=x.size))
+    return start, np.ascontiguousarray(both[:, 1])
+
+
+def source_flags(mask: np.ndarray, x: np.ndarray, y: np.ndarray, edge_px: int) -> np.ndarray:
+    """-1 within `edge_px` pixels of the image's edge, else the OR of the mask (without source bits) over 5 x 5 pixels."""
+    ny, nx = mask.shape
+    ix, iy = np.rint(x).astype(int), np.rint(y).astype(int)
+    edge = (ix < edge_px) | (iy < edge_px) | (ix >= nx - edge_px) | (iy >= ny - edge_px)
+    flags = np.zeros(x.size, np.int32)
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            flags |= mask[np.clip(iy + dy, 0, ny - 1), np.clip(ix + dx, 0, nx - 1)].astype(np.int32)
+    return np.where(edge, -1, flags & bits.BAD_TEMPLATE).astype(np.int16)
+
+
+def saturated_fluxes(
+    data: np.ndarray, usable: np.ndarray, psf: PsfModel, x: np.ndarray, y: np.ndarray, core: np.ndarray
+) -> np.ndarray:
+    """First fluxes (DN) of saturated stars from the wings outside their cores: median of pixel / PSF in a ring."""
+    fluxes = np.zeros(x.size)
+    ny, nx = data.shape
+    for k in range(x.size):
+        px, py = int(np.floor(x[k] + 0.5)), int(np.floor(y[k] + 0.5))
+        stamp = psf.stamp(x[k], y[k], dx=float(np.clip(x[k] - px, -0.5, 0.5)), dy=float(np.clip(y[k] - py, -0.5, 0.5)))
+        rows, columns = np.mgrid[py - 12 : py + 13, px - 12 : px + 13]
+        distance = np.hypot(rows - y[k], columns - x[k])
+        inside = (rows >= 0) & (columns >= 0) & (rows < ny) & (columns < nx)
+        inside &= (distance < core[k] + 4.0) & (stamp > 1e-5)
+        inside[inside] &= usable[rows[inside], columns[inside]]
+        if inside.sum() >= 8:
+            fluxes[k] = np.median(data[rows[inside], columns[inside]] / stamp[inside])
+    return fluxes
+
+
+def saturated_positions(found: Detections, x: np.ndarray, y: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """True for detections that are mere edges of saturated cores (within the core's radius plus two pixels)."""
+    if x.size == 0 or len(found) == 0:
+        return np.zeros(len(found), bool)
+    distance, nearest = cKDTree(np.c_[x, y]).query(np.c_[found.x, found.y])
+    return np.asarray(distance < core[nearest] + 2.0)

@@ -1,0 +1,169 @@
+"""All of PSF photometry of one image in a few readable steps; used for science images and co-adds alike."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ztfds.config.photometry import PhotometryConfig
+from ztfds.kernels.psf import paint
+from ztfds.photometry import background as sky
+from ztfds.photometry.background import Background
+from ztfds.photometry.detection import (
+    Detections,
+    Shapes,
+    find_sources,
+    measure_fwhm,
+    measure_shapes,
+    saturated_cores,
+)
+from ztfds.photometry.fit import Fitter, PsfPhotometry, saturated_fluxes, saturated_positions
+from ztfds.photometry.psf import PsfModel
+from ztfds.photometry.psf_build import build_psf
+from ztfds.photometry.psf_stars import select_stars
+from ztfds.survey import bits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image ready for photometry.
+
+    Attributes
+    ----------
+    data : (ny, nx) float32, DN, sky-subtracted, 0 where unusable
+    usable : (ny, nx) bool
+    mask : (ny, nx) uint16
+    background : Background
+    gain, saturate : e-/DN; DN of the image with its sky
+    fwhm_px : float, seeing from moments, pixels
+    found : Detections, brightest first, edges of saturated cores left out
+    shapes : Shapes of the brightest detections
+    saturated : (m, 3) float64: x, y, core radius of saturated stars, pixels
+    """
+
+    data: np.ndarray
+    usable: np.ndarray
+    mask: np.ndarray
+    background: Background
+    gain: float
+    saturate: float
+    fwhm_px: float
+    found: Detections
+    shapes: Shapes
+    saturated: np.ndarray
+
+
+def usable_pixels(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(ny, nx) bool: finite pixels without a bit that makes them unusable."""
+    return ((mask & np.uint16(bits.HARD_BAD)) == 0) & np.isfinite(pixels)
+
+
+def prepare(
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    gain: float,
+    readnoise: float | None,
+    saturate: float,
+    config: PhotometryConfig,
+) -> Scene:
+    """Sky, seeing and detections of an image.
+
+    Parameters
+    ----------
+    pixels : (ny, nx) float32, DN;  mask : (ny, nx) uint16
+    gain, readnoise : e-/DN, e-; readnoise None takes the noise from the image (co-adds, sky already subtracted)
+    saturate : DN, level of saturation (sky included)
+    """
+    usable = usable_pixels(pixels, mask)
+    background = sky.estimate(pixels, usable, config.background, gain if readnoise is not None else None, readnoise)
+    data = background.subtracted(pixels, usable)
+    first = find_sources(
+        data, data, usable, background, gain, config.detection.start_fwhm_px, config.detection, config.detection.bright_snr
+    )
+    fwhm, n_stars = measure_fwhm(data, usable, first, config.detection)
+    found = find_sources(data, data, usable, background, gain, fwhm, config.detection, config.detection.limit_snr)
+    x, y, core = saturated_cores((mask & np.uint16(bits.SATURATED)) != 0)
+    found = found[~saturated_positions(found, x, y, core)]
+    bright = found[np.arange(min(len(found), 20 * config.psf.max_stars))]
+    shapes = measure_shapes(data, usable, bright, fwhm)
+    log.info("%d detections, seeing %.2f px from %d stars, %d saturated stars", len(found), fwhm, n_stars, x.size)
+    return Scene(data, usable, mask, background, gain, saturate, fwhm, found, shapes, np.c_[x, y, core])
+
+
+def with_mask(scene: Scene, mask: np.ndarray) -> Scene:
+    """The same scene after more pixels were masked: they are emptied, and detections on them are dropped."""
+    usable = scene.usable & ((mask & np.uint16(bits.HARD_BAD)) == 0)
+    scene.data[~usable] = 0.0
+    ix = np.clip(np.rint(scene.found.x).astype(int), 0, mask.shape[1] - 1)
+    iy = np.clip(np.rint(scene.found.y).astype(int), 0, mask.shape[0] - 1)
+    still = usable[iy, ix]
+    n = scene.shapes.x.size
+    shapes = Shapes(*(values[still[:n]] for values in vars(scene.shapes).values()))
+    return replace(scene, usable=usable, mask=mask, found=scene.found[still], shapes=shapes)
+
+
+def model_psf(scene: Scene, config: PhotometryConfig) -> PsfModel:
+    """PSF of a scene from its isolated bright stars; PsfFailed where there are not enough."""
+    chosen = _psf_stars(scene, config)
+    stars = (scene.shapes.x[chosen], scene.shapes.y[chosen], scene.found.flux[chosen])
+    return build_psf(
+        scene.data, scene.usable, scene.background, scene.gain, stars, scene.fwhm_px, config.psf, config.fit
+    )
+
+
+def fit_scene(scene: Scene, psf: PsfModel, config: PhotometryConfig) -> tuple[PsfPhotometry, PsfModel]:
+    """Fit all sources, find more on the residual image, and in dense fields make the PSF again without neighbours.
+
+    The scene's data array is used up (sky corrections are applied to it). Returns the photometry and the final PSF.
+    """
+    fitter = Fitter(scene.data, scene.usable, scene.background, psf, scene.gain, config)
+    x, y, core = scene.saturated.T
+    wings = saturated_fluxes(scene.data, scene.usable, psf, x, y, core)
+    fitter.add(x[wings > 0], y[wings > 0], wings[wings > 0], core[wings > 0])
+    fitter.add(scene.found.x, scene.found.y, scene.found.flux)
+    fitter.converge()
+    fitter.correct_sky()
+    if len(fitter.sources) > config.psf.rebuild_density * scene.data.size:
+        fitter.set_psf(_rebuilt(scene, fitter, config))
+        fitter.converge()
+    for _ in range(config.fit.rounds):
+        before = len(fitter.sources)
+        if fitter.find_more() == 0:
+            break
+        fitter.converge(before)
+    fitter.correct_sky()
+    fitter.converge()
+    return fitter.finish(scene.mask), fitter.psf
+
+
+def _psf_stars(scene: Scene, config: PhotometryConfig) -> np.ndarray:
+    """Indices of PSF stars in scene.found."""
+    limit = config.psf.saturation_margin * scene.saturate - scene.background.level_at(scene.shapes.x, scene.shapes.y)
+    return select_stars(
+        scene.data, scene.usable, scene.found, scene.shapes, limit, scene.saturated[:, :2], config.psf
+    )
+
+
+def _rebuilt(scene: Scene, fitter: Fitter, config: PhotometryConfig) -> PsfModel:
+    """PSF once more, from the image with everything but the PSF stars subtracted."""
+    chosen = _psf_stars(scene, config)
+    s = fitter.sources
+    if chosen.size < config.psf.min_stars or len(s) == 0:
+        return fitter.psf
+    near, which = cKDTree(np.c_[s.x, s.y]).query(np.c_[scene.shapes.x[chosen], scene.shapes.y[chosen]])
+    which = np.unique(which[near < 1.0])
+    if which.size < config.psf.min_stars:
+        return fitter.psf
+    alone = fitter.residual.copy()
+    wanted = np.zeros(len(s), bool)
+    wanted[which] = True
+    paint(alone, fitter.phased, s.x, s.y, s.flux, s.radius, wanted, 1.0)
+    stars = (s.x[which], s.y[which], s.flux[which])
+    return build_psf(
+        alone, scene.usable, fitter.background, scene.gain, stars, fitter.psf.fwhm_px, config.psf, config.fit, fitter.psf
+    )

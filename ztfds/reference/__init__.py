@@ -1,0 +1,1 @@
+"""Reference images (P7): selection of inputs, co-addition, catalogs, quality."""

@@ -1,0 +1,244 @@
+"""Candidates and difference images: loading by binary COPY, history around positions, coverage of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from psycopg2 import sql
+
+from ztfds.registry import sky
+from ztfds.registry.database import Cursor, copy_rows, insert, rows, transaction
+
+RADIUS_ARCSEC = 1.5
+"""Radius of the history of a position."""
+HISTORY_DAYS = 30.0
+"""Look-back of the history in alert packets."""
+_CHUNK = 40
+
+_types: dict[str, str] = {}
+
+
+def column_types(cursor: Cursor) -> dict[str, str]:
+    """Columns of the table `candidates` and their PostgreSQL types, in order (asked once per process)."""
+    if not _types:
+        cursor.execute(
+            "select column_name, data_type from information_schema.columns"
+            " where table_schema = 'ztf' and table_name = 'candidates' order by ordinal_position"
+        )
+        _types.update(cursor.fetchall())
+    return dict(_types)
+
+
+def insert_candidates(
+    cursor: Cursor,
+    exposure: str,
+    records: Sequence[Mapping[str, Any]],
+    objectids: Sequence[str],
+    alerted: Sequence[bool],
+) -> int:
+    """Load the candidates of one difference image.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+        Inside the registering transaction; the night's partition exists (`exposures.ensure_night`).
+    exposure : str
+    records : sequence of mappings
+        The `candidate` part of an alert packet (None or NaN is null; fields that are absent are null).
+    objectids : sequence of str
+    alerted : sequence of bool
+        Whether a packet was made of it.
+
+    Returns
+    -------
+    int
+        Number of rows.
+    """
+    if not records:
+        return 0
+    ra, dec = (np.array([float(r[key]) for r in records]) for key in ("ra", "dec"))
+    extra = {
+        "objectid": list(objectids),
+        "exposure": [exposure] * len(records),
+        "hpx": sky.cell(ra, dec).tolist(),
+        "alerted": [bool(value) for value in alerted],
+    }
+    columns = {}
+    for name, kind in column_types(cursor).items():
+        values = extra[name] if name in extra else [record.get(name) for record in records]
+        columns[name] = (kind, _array(kind, values))
+    return copy_rows(cursor, "candidates", columns)
+
+
+def _array(kind: str, values: Sequence[Any]) -> np.ndarray:
+    """Values of one column as `binary_copy` wants them: NaN, masked or None where null."""
+    if kind == "text":
+        return np.array([None if value is None else str(value) for value in values], dtype=object)
+    if kind in ("real", "double precision"):
+        return np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
+    null = [value is None or value != value for value in values]
+    filled = [0 if missing else int(value) for value, missing in zip(values, null, strict=True)]
+    return np.ma.MaskedArray(np.array(filled, dtype=np.int64), mask=null)
+
+
+def near(
+    cursor: Cursor,
+    ra: np.ndarray,
+    dec: np.ndarray,
+    jd_from: float,
+    jd_to: float,
+    radius_arcsec: float = RADIUS_ARCSEC,
+) -> list[list[dict[str, Any]]]:
+    """Candidates within a radius of each position and an interval of time.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+    ra, dec : float64 array of shape (n,)
+        Positions, deg.
+    jd_from, jd_to : float
+        Interval of the exposures' start, both ends included, d.
+    radius_arcsec : float
+
+    Returns
+    -------
+    list of n lists of dict
+        Rows with all columns of the packet's candidate record, objectid, exposure and alerted; oldest first.
+    """
+    found: list[list[dict[str, Any]]] = []
+    nights = (int(np.floor(jd_from - 2457754.5)), int(np.floor(jd_to - 2457754.5)))
+    for start in range(0, len(ra), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        query = sql.SQL(
+            "select * from candidates where nid between %s and %s and jd between %s and %s and {} order by jd, candid"
+        ).format(sky.within("hpx", sky.ranges(ra[part], dec[part], radius_arcsec)))
+        every = rows(cursor, query, (*nights, jd_from, jd_to))
+        found += _around(every, ra[part], dec[part], radius_arcsec)
+    return found
+
+
+def _around(
+    every: list[dict[str, Any]], ra: np.ndarray, dec: np.ndarray, radius_arcsec: float
+) -> list[list[dict[str, Any]]]:
+    """Those of the rows that lie within the radius of each position."""
+    if not every:
+        return [[] for _ in ra]
+    ra_all, dec_all = np.array([r["ra"] for r in every]), np.array([r["dec"] for r in every])
+    apart = sky.separation_arcsec(np.asarray(ra)[:, None], np.asarray(dec)[:, None], ra_all, dec_all)
+    return [[every[j] for j in np.flatnonzero(line <= radius_arcsec)] for line in apart]
+
+
+def detection_counts(
+    cursor: Cursor,
+    ra: np.ndarray,
+    dec: np.ndarray,
+    field: int,
+    rcid: int,
+    before_jd: float,
+    radius_arcsec: float = RADIUS_ARCSEC,
+) -> list[tuple[int, float | None, float | None]]:
+    """Earlier detections near each position on the same field and channel since the survey's start.
+
+    Returns
+    -------
+    list of n tuples
+        (ndethist, jdstarthist, jdendhist): their number, earliest and latest Julian date (None without any).
+    """
+    found: list[tuple[int, float | None, float | None]] = []
+    for start in range(0, len(ra), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        query = sql.SQL("select ra, dec, jd from candidates where field = %s and rcid = %s and jd < %s and {}").format(
+            sky.within("hpx", sky.ranges(ra[part], dec[part], radius_arcsec))
+        )
+        every = rows(cursor, query, (field, rcid, before_jd))
+        for inside in _around(every, ra[part], dec[part], radius_arcsec):
+            times = [row["jd"] for row in inside]
+            found.append((len(times), min(times, default=None), max(times, default=None)))
+    return found
+
+
+def register_difference(cursor: Cursor, values: Mapping[str, Any]) -> None:
+    """Insert the row of a difference image, or replace that of an earlier version of it (same pid).
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+    values : mapping
+        Columns of `diffimages`; ``corners`` as a list of eight floats (deg), ``hpx`` is added here.
+    """
+    data = dict(values)
+    data["hpx"] = int(sky.cell(float(data["ra"]), float(data["dec"]))[0])
+    data["corners"] = [float(value) for value in data["corners"]]
+    update = ", ".join(f"{name} = excluded.{name}" for name in data if name != "pid")
+    clean = {k: None if isinstance(v, float | np.floating) and not np.isfinite(v) else v for k, v in data.items()}
+    insert(cursor, "diffimages", clean, f"on conflict (pid) do update set {update}")
+
+
+def covering(
+    cursor: Cursor, ra: np.ndarray, dec: np.ndarray, jd_from: float, jd_to: float, reach_deg: float
+) -> list[list[dict[str, Any]]]:
+    """Good difference images that cover each position: what upper limits come from.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+    ra, dec : float64 array of shape (n,)
+        Positions on one quadrant, deg.
+    jd_from, jd_to : float
+        Interval of the exposures' start; the end is excluded.
+    reach_deg : float
+        Largest distance between a position and the centre of an image that covers it, deg.
+
+    Returns
+    -------
+    list of n lists of dict
+        Rows of `diffimages`, oldest first.
+    """
+    if not len(ra):
+        return []
+    query = sql.SQL(
+        "select * from diffimages where jd >= %s and jd < %s and status = 1 and {} order by jd, pid"
+    ).format(_region(ra, dec, reach_deg))
+    every = rows(cursor, query, (jd_from, jd_to))
+    covers = [sky.inside_polygon(ra, dec, row["corners"]) for row in every]
+    return [[row for row, inside in zip(every, covers, strict=True) if inside[i]] for i in range(len(ra))]
+
+
+def coverage_counts(cursor: Cursor, ra: np.ndarray, dec: np.ndarray, before_jd: float, reach_deg: float) -> np.ndarray:
+    """How often each position was covered by a good difference image of any field and channel before a time.
+
+    Images of one field and channel point alike, so one footprint (the latest) stands for all of them.
+
+    Returns
+    -------
+    int array of shape (n,)
+        ncovhist.
+    """
+    if not len(ra):
+        return np.zeros(0, int)
+    query = sql.SQL(
+        "select count(*)::int as n, (array_agg(pid order by jd desc))[1] as pid from diffimages"
+        " where jd < %s and status = 1 and {} group by field, rcid"
+    ).format(_region(ra, dec, reach_deg))
+    groups = {row["pid"]: row["n"] for row in rows(cursor, query, (before_jd,))}
+    total = np.zeros(len(ra), int)
+    for row in rows(cursor, "select pid, corners from diffimages where pid = any(%s)", (list(groups),)):
+        total += groups[row["pid"]] * sky.inside_polygon(ra, dec, row["corners"])
+    return total
+
+
+def _region(ra: np.ndarray, dec: np.ndarray, reach_deg: float) -> sql.Composable:
+    """SQL condition on the centres of images that can cover any of some close positions."""
+    lon, lat = np.radians(ra), np.radians(dec)
+    mean = np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]).mean(axis=1)
+    centre = np.degrees([np.arctan2(mean[1], mean[0]), np.arctan2(mean[2], np.hypot(mean[0], mean[1]))])
+    spread = float(np.max(sky.separation_arcsec(centre[0], centre[1], ra, dec))) / 3600.0
+    return sky.within("hpx", sky.ranges(centre[0] % 360.0, centre[1], (reach_deg + spread) * 3600.0 + 61.0))
+
+
+def of_exposure(dsn: str, exposure: str) -> list[dict[str, Any]]:
+    """Candidates of an exposure, by candidate id."""
+    with transaction(dsn) as cursor:
+        return rows(cursor, "select * from candidates where exposure = %s order by candid", (exposure,))

@@ -1,0 +1,126 @@
+"""Reference images: which one is used, what they are made of, and what could be made into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg2.extras
+
+from ztfds.registry.database import Cursor, fetch_all, fetch_one, insert, rows, transaction
+from ztfds.survey.errors import ReferenceMissing
+
+
+def record(cursor: Cursor, values: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> int:
+    """Insert a reference as the best of its field, channel and filter (unless an older one is locked); return its id.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+    values : mapping
+        rfid, field, rcid, fid, version, status, reason, infobits, nframes, jdstart, jdend, magzp, maglimit,
+        provenance_id, product_id. One with status 0 never replaces one with status 1.
+    members : sequence of mappings
+        product_id and exposure of every image in it.
+    """
+    where = (values["field"], values["rcid"], values["fid"])
+    current = rows(
+        cursor,
+        "select vbest, status from references_ where field = %s and rcid = %s and fid = %s and vbest > 0 for update",
+        where,
+    )
+    keeps = bool(current) and (current[0]["vbest"] == 2 or current[0]["status"] > values["status"])
+    if not keeps:
+        cursor.execute("update references_ set vbest = 0 where field = %s and rcid = %s and fid = %s", where)
+    row = insert(
+        cursor,
+        "references_",
+        {**values, "vbest": 0 if keeps else 1},
+        "on conflict (provenance_id) do nothing returning *",
+    )
+    if row is None:
+        return 0
+    psycopg2.extras.execute_values(
+        cursor,
+        "insert into reference_members (reference_id, product_id, exposure) values %s",
+        [(row["reference_id"], member["product_id"], member.get("exposure")) for member in members],
+    )
+    return int(row["reference_id"])
+
+
+def usable(dsn: str, field: int, rcid: int, fid: int) -> dict[str, Any]:
+    """The reference to difference with.
+
+    Returns
+    -------
+    dict
+        Its row of `references_`, with ``products``: its product rows by kind.
+
+    Raises
+    ------
+    ReferenceMissing
+        There is none, or the best one is not usable (status 0).
+    """
+    row = fetch_one(
+        dsn,
+        "select r.*, (select jsonb_object_agg(p.kind, to_jsonb(p)) from products p"
+        " where p.provenance_id = r.provenance_id) as products"
+        " from references_ r where field = %s and rcid = %s and fid = %s and vbest > 0 and status = 1",
+        (field, rcid, fid),
+    )
+    if row is None:
+        raise ReferenceMissing(f"no usable reference for field {field}, filter {fid}", rcid=rcid)
+    return row
+
+
+def inputs(dsn: str, field: int, rcid: int, fid: int, before_jd: float | None = None) -> list[dict[str, Any]]:
+    """Science images from which a reference of this field, channel and filter can be made.
+
+    Returns
+    -------
+    list of dict
+        One row per served image with status 1, oldest first: product_id, provenance_id, exposure, dataset, path, infobits,
+        obsjd and everything in its ``meta`` (seeing, magzp, maglimit, ... as the science step wrote it).
+    """
+    query = """
+        select p.product_id, p.provenance_id, p.exposure, p.dataset, p.path, p.infobits, e.obsjd, p.meta
+        from products p join exposures e using (exposure)
+        where p.field = %(field)s and p.rcid = %(rcid)s and p.fid = %(fid)s and p.kind = 'sciimg' and p.vbest > 0
+            and p.status = 1 and (%(jd)s::float8 is null or e.obsjd < %(jd)s)
+        order by e.obsjd, p.product_id"""
+    found = fetch_all(dsn, query, {"field": field, "rcid": rcid, "fid": fid, "jd": before_jd})
+    return [{**(row.pop("meta") or {}), **row} for row in found]
+
+
+def wanted(dsn: str, minimum: int, nid: int | None = None) -> list[dict[str, Any]]:
+    """Fields, channels and filters with at least `minimum` good images and no usable reference (or one to be remade).
+
+    Parameters
+    ----------
+    dsn : str
+    minimum : int
+        Smallest number of images that a reference needs.
+    nid : int, optional
+        Only those that were observed in this night.
+
+    Returns
+    -------
+    list of dict
+        field, rcid, fid, n (images), in order.
+    """
+    query = """
+        select p.field, p.rcid, p.fid, count(*)::int as n from products p
+        where p.kind = 'sciimg' and p.vbest > 0 and p.status = 1 and not exists (
+            select 1 from references_ r where r.field = p.field and r.rcid = p.rcid and r.fid = p.fid
+                and r.vbest > 0 and r.status = 1 and not r.regenerate)
+        group by p.field, p.rcid, p.fid
+        having count(*) >= %(minimum)s and (%(nid)s::int is null or bool_or(p.nid = %(nid)s))
+        order by p.field, p.rcid, p.fid"""
+    return fetch_all(dsn, query, {"minimum": minimum, "nid": nid})
+
+
+def want_again(dsn: str, reference_id: int, reason: str) -> None:
+    """Put a reference into the queue of those to be made anew; it is used until the new one is there."""
+    with transaction(dsn) as cursor:
+        statement = "update references_ set regenerate = true, reason = %s where reference_id = %s"
+        cursor.execute(statement, (reason, reference_id))

@@ -1,0 +1,146 @@
+"""Positions on the sky as HEALPix cells (nested, order 29), so that a plain btree index answers cone searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from astropy_healpix import core
+from psycopg2 import sql
+
+ORDER = 29
+"""Order of the cells kept in columns `hpx`: 0.4 milliarcsec wide, 60 bits."""
+
+_CELL_ARCSEC = 58.6323 * 3600.0
+"""Mean width of a cell of order 0; every order halves it."""
+
+_LOCK_ORDER = 8
+"""Order (14 arcmin) of the cells that are locked while objects are named: few locks per quadrant."""
+
+
+def cell(ra: np.ndarray | float, dec: np.ndarray | float, order: int = ORDER) -> np.ndarray:
+    """HEALPix cells of positions.
+
+    Parameters
+    ----------
+    ra, dec : float or array of shape (n,)
+        ICRS, deg.
+    order : int
+        Order of the nested cells.
+
+    Returns
+    -------
+    int64 array of shape (n,)
+    """
+    lon, lat = np.radians(np.atleast_1d(ra)), np.radians(np.atleast_1d(dec))
+    return np.asarray(core.lonlat_to_healpix(lon, lat, 2**order, order="nested"), np.int64)
+
+
+def _cover_order(radius_arcsec: float) -> int:
+    """Finest order whose cells are at least four radii wide: then a cell and its eight neighbours cover the circle.
+
+    Cells are rhombs of varying shape; the smallest height of one is about 0.6 of the mean width, which four radii leave
+    ample room for.
+    """
+    return int(np.clip(np.floor(np.log2(_CELL_ARCSEC / (4.0 * max(radius_arcsec, 1e-3)))), 0, ORDER))
+
+
+def _neighbourhood(ra: np.ndarray | float, dec: np.ndarray | float, order: int) -> np.ndarray:
+    """Cells of positions with their neighbours, sorted, each once."""
+    centre = cell(ra, dec, order)
+    around = np.asarray(core.neighbours(centre, 2**order, order="nested"), np.int64)
+    every = np.unique(np.concatenate([centre, around.ravel()]))
+    return every[every >= 0]
+
+
+def _cone(ra: np.ndarray | float, dec: np.ndarray | float, radius_arcsec: float) -> tuple[int, np.ndarray]:
+    """Order and sorted cells, a sixth of the radius wide or so, that overlap one wide circle."""
+    order = int(np.clip(np.floor(np.log2(_CELL_ARCSEC / radius_arcsec)) + 2, 0, ORDER))
+    lon, lat = np.radians(np.ravel(ra)[0]), np.radians(np.ravel(dec)[0])
+    found = core.healpix_cone_search(lon, lat, np.radians(radius_arcsec / 3600.0), 2**order, order="nested")
+    return order, np.unique(np.asarray(found, np.int64))
+
+
+def ranges(ra: np.ndarray | float, dec: np.ndarray | float, radius_arcsec: float) -> list[tuple[int, int]]:
+    """Ranges of order-29 cells that contain every point within a radius of any of the positions (and some more).
+
+    Parameters
+    ----------
+    ra, dec : float or array of shape (n,)
+        ICRS, deg.
+    radius_arcsec : float
+        Radius of the circles, arcsec.
+
+    Returns
+    -------
+    list of (first, last)
+        Inclusive, sorted, not overlapping.
+    """
+    if radius_arcsec > 60.0 and np.size(ra) == 1:
+        order, cells = _cone(ra, dec, radius_arcsec)
+    else:
+        order = _cover_order(radius_arcsec)
+        cells = _neighbourhood(ra, dec, order)
+    if not len(cells):
+        return []
+    breaks = np.flatnonzero(np.diff(cells) > 1)
+    first, last = np.append(0, breaks + 1), np.append(breaks, len(cells) - 1)
+    shift = 2 * (ORDER - order)
+    return [(int(cells[a]) << shift, ((int(cells[b]) + 1) << shift) - 1) for a, b in zip(first, last, strict=True)]
+
+
+def within(column: str, spans: Sequence[tuple[int, int]]) -> sql.Composable:
+    """SQL condition "column lies in one of the ranges", as an OR of BETWEEN literals (a join would scan the table)."""
+    if not spans:
+        return sql.SQL("false")
+    name = sql.Identifier(*column.split("."))
+    terms = [sql.SQL("{} between {} and {}").format(name, sql.Literal(a), sql.Literal(b)) for a, b in spans]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(terms))
+
+
+def lock_keys(ra: np.ndarray | float, dec: np.ndarray | float, radius_arcsec: float) -> list[int]:
+    """Coarse cells to lock, in sorted order, so that two positions closer than the radius always share a lock."""
+    order = _cover_order(radius_arcsec)
+    if order <= _LOCK_ORDER:
+        return [int(c) for c in _neighbourhood(ra, dec, order)]
+    return [int(c) for c in np.unique(_neighbourhood(ra, dec, order) >> (2 * (order - _LOCK_ORDER)))]
+
+
+def separation_arcsec(
+    ra1: np.ndarray | float, dec1: np.ndarray | float, ra2: np.ndarray | float, dec2: np.ndarray | float
+) -> np.ndarray:
+    """Angular distance, arcsec, of positions in deg (haversine formula; shapes broadcast)."""
+    lon1, lat1, lon2, lat2 = (np.radians(np.asarray(v, float)) for v in (ra1, dec1, ra2, dec2))
+    h = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin((lon2 - lon1) / 2) ** 2
+    return np.asarray(np.degrees(2 * np.arcsin(np.sqrt(np.clip(h, 0, 1)))) * 3600.0)
+
+
+def inside_polygon(
+    ra: np.ndarray | float, dec: np.ndarray | float, corners: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Whether positions lie inside a small convex polygon on the sphere.
+
+    Parameters
+    ----------
+    ra, dec : float or array of shape (n,)
+        Positions, deg.
+    corners : sequence of 2 m floats
+        ra1, dec1, ra2, dec2 ... in order around the polygon (either sense), deg.
+
+    Returns
+    -------
+    bool array of shape (n,)
+        A point is inside when it is on the same side of all great circles through consecutive corners.
+    """
+    polygon = np.asarray(corners, float).reshape(-1, 2)
+    points, vertices = _unit(np.atleast_1d(ra), np.atleast_1d(dec)), _unit(polygon[:, 0], polygon[:, 1])
+    normals = np.cross(vertices, np.roll(vertices, -1, axis=0))
+    side = points @ normals.T
+    near = points @ vertices.mean(axis=0) > 0
+    return np.asarray(near & (np.all(side >= 0, axis=1) | np.all(side <= 0, axis=1)))
+
+
+def _unit(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Unit vectors, shape (n, 3), of positions in deg."""
+    lon, lat = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)

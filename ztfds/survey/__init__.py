@@ -1,0 +1,1 @@
+"""The words of the survey: errors, states, bits, camera, fields, identifiers and names."""
