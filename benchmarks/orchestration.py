@@ -83,8 +83,12 @@ def _measure(state: State, exposures: int) -> int:
     for name, value in spent.items():
         print(f"{name:<14}{value:8.3f} CPU-s an exposure {100 * idle[name]:8.2f} % of a core idle")
     starts = [_first_start(client, name) for name in names]
-    print(f"{exposures} exposures of 16 CCDs in {wall:.1f} s; first task after {statistics.median(starts):.2f} s (median)")
-    print(f"Airflow and ingestd: {total:.2f} CPU-s an exposure, aim {AIM_CPU_S}; with PostgreSQL {total + spent['postgres']:.2f}")
+    print(
+        f"{exposures} exposures of 16 CCDs in {wall:.1f} s; first task after {statistics.median(starts):.2f} s (median)"
+    )
+    print(
+        f"Airflow and ingestd: {total:.2f} CPU-s an exposure, aim {AIM_CPU_S}; with PostgreSQL {total + spent['postgres']:.2f}"
+    )
     memory = {row.name: round(row.memory_mb) for row in stack.status(state.home)}
     print(f"memory [MB, proportional]: {json.dumps(memory)}, together {sum(memory.values())}")
     return int(total > AIM_CPU_S)

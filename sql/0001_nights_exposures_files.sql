@@ -101,7 +101,7 @@ create table receipts (
     path        text not null,
     run_id      text,
     created     timestamptz not null default now(),
-    unique (filename, source)
+    unique (filename, source, sha256)
 );
 comment on table receipts is 'Every file that ever arrived, once: accepted, identical duplicate, or quarantined with a reason.';
 comment on column receipts.source is 'device:inode:mtime of the arrived file, so that an interrupted move is told from a second copy.';

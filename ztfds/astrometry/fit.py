@@ -55,8 +55,9 @@ class Solution:
     """Result of `fit_distortion`.
 
     detection, star : (n,) matched pairs; kept : (n,) bool, in the fit; residual_arcsec : (n, 2) measured minus catalog,
-    East and North; inside : indices of catalog stars in the image; inside_plane : their (n, 2) plane positions, deg;
-    chi2, chi2_first : reduced chi-square of the kept stars with the last and with the first, bright-star polynomial.
+    East and North; tried : detections of the last round; inside : indices of catalog stars in the image; inside_plane : their (n, 2) plane positions, deg;
+    chi2, chi2_first : reduced chi-square of the kept stars with the last and with the first, bright-star polynomial;
+    predicted_error_arcsec : median and largest 1 sigma error per axis over the image that the fit's covariance gives.
     """
 
     distortion: Distortion
@@ -65,20 +66,12 @@ class Solution:
     star: IntArray
     kept: BoolArray
     residual_arcsec: FloatArray
+    tried: IntArray
     inside: IntArray
     inside_plane: FloatArray
     chi2: float
     chi2_first: float
-
-    def star_pixels(self, stars: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Pixels, linear terms only, of some of the stars `inside`."""
-        return _linear_pixels(self.distortion, self.inside_plane[np.searchsorted(self.inside, stars)])
-
-
-def _linear_pixels(model: Distortion, plane: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Pixels of plane positions (n, 2) deg by the inverse of the linear part: good to some pixels, for counting."""
-    pixel = plane @ np.linalg.inv(model.cd).T
-    return pixel[:, 0] + model.x0, pixel[:, 1] + model.y0
+    predicted_error_arcsec: tuple[float, float]
 
 
 def centroid_sigma(detections: Detections, model: Distortion, config: AstrometryConfig) -> FloatArray:
@@ -162,6 +155,19 @@ class _Pass:
     highest: int
 
 
+@dataclass(frozen=True)
+class _Matched:
+    """What a round gives: the new model and its order, pairs, those kept in the fit, stars inside and where (deg)."""
+
+    model: Distortion
+    order: int
+    detection: IntArray
+    star: IntArray
+    keep: BoolArray
+    inside: IntArray
+    plane: FloatArray
+
+
 def fit_distortion(
     start: Distortion, detections: Detections, catalog: Catalog, depth: int, prior: FloatArray, shape: tuple[int, int],
     config: AstrometryConfig,
@@ -192,20 +198,20 @@ def fit_distortion(
         _Pass(deep, len(catalog.ra), last, config.max_order),
     )
     model = replace(start, coefficients=prior + np.eye(n_terms(4), 2, k=-1))
-    first: Distortion | None = None
-    for step in rounds[:-1]:
-        model, *_ = _round(model, step, detections, catalog, prior, shape, config)
-        first = model if step is rounds[1] else first
-        model = _recentred(model)
-    model, order, i, j, keep, inside, plane = _round(model, rounds[-1], detections, catalog, prior, shape, config)
-    return _result(model, first or model, order, i, j, keep, inside, plane, detections, catalog, config)
+    models = []
+    for step in rounds:
+        matched = _round(model, step, detections, catalog, prior, shape, config)
+        models.append(matched.model)
+        model = _recentred(matched.model)
+    result = _result(matched, models[1], deep, detections, catalog, config)
+    return replace(result, predicted_error_arcsec=_predicted_error(result, detections, catalog, shape, config))
 
 
 def _round(
     model: Distortion, step: _Pass, detections: Detections, catalog: Catalog, prior: FloatArray, shape: tuple[int, int],
     config: AstrometryConfig,
-) -> tuple[Distortion, int, IntArray, IntArray, BoolArray, IntArray, FloatArray]:  # fmt: skip
-    """Match with the model's positions, fit again. Returns the new model, its order, pairs, kept, and stars inside."""
+) -> _Matched:  # fmt: skip
+    """Match with the model's positions and fit again; raise `AstrometryFailed` when too few stars are left."""
     inside, plane = _stars_inside(model, catalog, step.n_stars, shape)
     measured = model.plane(detections.x[step.detections], detections.y[step.detections])
     near, there, _ = match_mutual(measured[:, 0], measured[:, 1], plane[:, 0], plane[:, 1], step.radius_arcsec / 3600)
@@ -226,7 +232,7 @@ def _round(
         raise AstrometryFailed(f"{int(fit.sum())} matched stars do not determine a linear solution") from error
     keep = np.zeros(len(i), bool)
     keep[np.flatnonzero(fit)[kept]] = True
-    return replace(model, coefficients=coefficients), order, i, inside[j], keep, inside, plane
+    return _Matched(replace(model, coefficients=coefficients), order, i, inside[j], keep, inside, plane)
 
 
 def _stars_inside(
@@ -235,7 +241,7 @@ def _stars_inside(
     """Among the brightest n, the stars that fall on the image: indices (ascending) and plane positions (m, 2) deg."""
     xi, eta = to_plane(catalog.ra[:n_stars], catalog.dec[:n_stars], model.ra0, model.dec0)
     plane = np.stack([xi, eta], axis=-1)
-    x, y = _linear_pixels(model, plane)
+    x, y = model.linear_pixels(plane)
     ny, nx = shape
     with np.errstate(invalid="ignore"):
         inside = np.flatnonzero((x > -1) & (x < nx) & (y > -1) & (y < ny))
@@ -253,20 +259,43 @@ def _alone(plane: FloatArray, mag: FloatArray, config: AstrometryConfig) -> Bool
 
 
 def _result(
-    model: Distortion, first: Distortion, order: int, i: IntArray, j: IntArray, keep: BoolArray, inside: IntArray,
-    plane: FloatArray, detections: Detections, catalog: Catalog, config: AstrometryConfig,
+    matched: _Matched, first: Distortion, tried: IntArray, detections: Detections, catalog: Catalog, config: AstrometryConfig
 ) -> Solution:  # fmt: skip
     """Residuals and chi-square of the final model, and of the first polynomial on the same stars."""
-    target = plane[np.searchsorted(inside, j)]
+    model, i, j, keep = matched.model, matched.detection, matched.star, matched.keep
+    target = matched.plane[np.searchsorted(matched.inside, j)]
     residual = model.plane(detections.x[i], detections.y[i]) - target
     sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[j])
-    n_free = 2 * n_terms(order)
+    n_free = 2 * n_terms(matched.order)
     then = np.stack(to_plane(catalog.ra[j], catalog.dec[j], first.ra0, first.dec0), axis=-1)
     earlier = first.plane(detections.x[i], detections.y[i]) - then
     return Solution(
-        trimmed(model), order, i, j, keep, residual * 3600, inside, plane,
+        trimmed(model), matched.order, i, j, keep, residual * 3600, tried, matched.inside, matched.plane,
         _reduced_chi2(residual[keep], sigma[keep], n_free), _reduced_chi2(earlier[keep], sigma[keep], n_free),
+        (np.nan, np.nan),
     )  # fmt: skip
+
+
+def _predicted_error(
+    result: Solution, detections: Detections, catalog: Catalog, shape: tuple[int, int], config: AstrometryConfig
+) -> tuple[float, float]:
+    """Median and largest predicted error per axis, arcsec, on a grid of 7 x 7 points that reaches the corners.
+
+    From the covariance (A^T W A + P)^-1 of all 15 terms, so that orders left out count with the prior's uncertainty;
+    errors are scaled by the scatter of the residuals.
+    """
+    model, kept = result.distortion, result.kept
+    i = result.detection[kept]
+    sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[result.star[kept]])
+    spread = max(1.0, _scatter(result.residual_arcsec[kept] / 3600 / sigma[:, None]))
+    terms = design(*model.intermediate(detections.x[i], detections.y[i]), 4)
+    normal = (terms / (spread * sigma[:, None]) ** 2).T @ terms + np.diag(_precision(config))
+    ny, nx = shape
+    gx, gy = np.meshgrid(np.linspace(0, nx - 1, 7), np.linspace(0, ny - 1, 7))
+    grid = design(*model.intermediate(gx.ravel(), gy.ravel()), 4)
+    variance = (grid * np.linalg.solve(normal, grid.T).T).sum(axis=1)
+    error = np.sqrt(np.maximum(variance, 0.0)) * 3600
+    return float(np.median(error)), float(error.max())
 
 
 def trimmed(model: Distortion) -> Distortion:

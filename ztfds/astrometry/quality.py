@@ -1,4 +1,4 @@
-"""Judging a solution: chance, residuals in cells of the image, and the numbers behind INFOBITS 12 to 21."""
+"""Residuals of a solution in cells of the image."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class GridResiduals:
 
     @property
     def max_median_arcsec(self) -> float:
-        """Length of the largest median residual; cells with fewer than 3 stars say nothing; NaN if all are such."""
-        length = np.hypot(self.median_ra_arcsec, self.median_dec_arcsec)[self.count >= 3]
-        return float(length.max()) if length.size else float("nan")
+        """Length of the largest median residual among cells with 3 stars or more (1 or more if there is no such)."""
+        length = np.hypot(self.median_ra_arcsec, self.median_dec_arcsec)
+        enough = self.count >= min(3, int(self.count.max()))
+        return float(np.nanmax(length[enough]))
 
 
 def cell_index(x: ArrayLike, y: ArrayLike, shape: tuple[int, int], cells: int) -> IntArray:
@@ -77,47 +78,6 @@ def residuals(
     return grid_residuals(x, y, east, north, shape, cells)
 
 
-def log10_chance(n_matched: int, n_tried: int, density: float, radius: float, n_trials: float, n_free: int) -> float:
-    """log10 of an upper bound of the probability that a wrong solution matches so many points.
-
-    Each of `n_tried` points falls within `radius` of a random point of `density` with
-    p = 1 - exp(-pi density radius^2);
-    at least m successes have probability <= exp(-n KL(m / n, p)) (Chernoff), with KL(a, p) = a ln(a / p) +
-    (1 - a) ln((1 - a) / (1 - p)); times the number of hypotheses. `n_free` pairs are discounted: the fit made them.
-    """
-    p = float(np.clip(-np.expm1(-np.pi * density * radius**2), 1e-12, 1 - 1e-12))
-    a = max(0, n_matched - n_free) / max(1, n_tried)
-    if a <= p:
-        return 0.0
-    tail = (1 - a) * np.log((1 - a) / (1 - p)) if a < 1 else 0.0
-    return float(-n_tried * (a * np.log(a / p) + tail) / np.log(10) + np.log10(max(1.0, n_trials)))
-
-
 def robust_rms(values: FloatArray) -> float:
     """Scatter about zero from the 68.3 percentile of absolute values; NaN for none."""
     return float(np.percentile(np.abs(values), 68.27)) if values.size else float("nan")
-
-
-def contradicted_cell(
-    detection_cell: IntArray,
-    detection_matched: NDArray[np.bool_],
-    star_cell: IntArray,
-    star_matched: NDArray[np.bool_],
-    n_cells: int,
-) -> bool:
-    """Whether some cell has bright detections and bright catalog stars in number, and neither find each other.
-
-    A solution that is right in one part of the image and wrong in another shows so. One side alone does not count: a
-    dead or clouded part has no detections, an artefact no stars. Cells need 8 of both; poor is a quarter of the mean.
-    """
-
-    def fractions(cell: IntArray, matched: NDArray[np.bool_]) -> tuple[IntArray, FloatArray]:
-        n = np.bincount(cell, minlength=n_cells)
-        good = np.bincount(cell, weights=matched, minlength=n_cells)
-        return n, good / np.maximum(n, 1)
-
-    n_detected, detected = fractions(detection_cell, detection_matched)
-    n_stars, stars = fractions(star_cell, star_matched)
-    poor = (n_detected >= 8) & (detected < 0.25 * detection_matched.mean())
-    poor &= (n_stars >= 8) & (stars < 0.25 * star_matched.mean())
-    return bool(poor.any())

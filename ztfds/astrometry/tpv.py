@@ -94,6 +94,11 @@ class Distortion:
         u, v = self.intermediate(x, y)
         return design(u, v, self.order) @ self.coefficients
 
+    def linear_pixels(self, plane: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """0-based pixels of tangent-plane positions (n, 2) deg by the linear terms alone: good to some pixels."""
+        pixel = plane @ np.linalg.inv(self.cd).T
+        return pixel[:, 0] + self.x0, pixel[:, 1] + self.y0
+
     def sky(self, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Pixels, 0-based, to (ra, dec) in deg: the same as the astropy WCS of `cards`."""
         plane = self.plane(x, y)

@@ -54,7 +54,8 @@ class AstrometryConfig(StepConfig):
         default=4, ge=1, le=4, description="Highest polynomial order of the distortion; the archive's headers carry 4."
     )
     stars_for_order: tuple[int, int, int, int] = Field(
-        default=(6, 12, 24, 80), description="Fewest matched stars for orders 1 to 4; fewer lower the order."
+        default=(6, 10, 15, 20),
+        description="Fewest matched stars for orders 1 to 4; fewer lower the order. Low, for the prior below steadies them.",
     )
     distortion_sigma: tuple[float, float, float] = Field(
         default=(6e-4, 6e-4, 1e-3),
@@ -98,6 +99,18 @@ class AstrometryConfig(StepConfig):
     )
     max_rms_arcsec: float = Field(
         default=0.4, gt=0, description="Largest robust residual per axis of the fitted stars, arcsec."
+    )
+    max_predicted_error_arcsec: float = Field(
+        default=0.5,
+        gt=0,
+        description="Largest error, 1 sigma per axis, arcsec, that the fit itself predicts anywhere in the image: stars "
+        "that crowd in one corner say nothing about the others.",
+    )
+    min_concentration: float = Field(
+        default=0.6,
+        gt=0.25,
+        lt=1,
+        description="Fewest of the matches that lie within half the radius: chance matches fill the disc evenly (0.25).",
     )
     max_shear: float = Field(
         default=0.01,

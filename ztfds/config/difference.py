@@ -24,7 +24,9 @@ class ReferenceConfig(StepConfig):
     max_background_dn: float = Field(2000.0, gt=0, description="Brightest sky of an input, DN: moonlight, twilight.")
     max_noise_dn: float = Field(25.0, gt=0, description="Largest robust noise of a sky pixel of an input, DN.")
     max_astrometric_rms_arcsec: float = Field(0.3, gt=0, description="Largest ASTRRMS1/2 of an input, arcsec.")
-    first_jd: float = Field(2458154.5, description="Inputs start at or after this JD (2018-02-05): earlier data differ.")
+    first_jd: float = Field(
+        2458154.5, description="Inputs start at or after this JD (2018-02-05): earlier data differ."
+    )
     reference_zeropoint_mag: float = Field(
         26.275, description="Zero point of the co-add, mag: near that of good nights, so DN keep their usual meaning."
     )
@@ -33,7 +35,9 @@ class ReferenceConfig(StepConfig):
     mask_reach: int = Field(2, ge=1, le=3, description="A bad pixel spoils samples within this many pixels per axis.")
     clip_sigma: float = Field(4.0, gt=1, description="Outlier rejection about the pixel's median, sigmas.")
     clip_tolerance: float = Field(
-        0.15, ge=0, description="Allowed frame-to-frame change as a fraction of the brightest neighbour: keeps star cores."
+        0.15,
+        ge=0,
+        description="Allowed frame-to-frame change as a fraction of the brightest neighbour: keeps star cores.",
     )
     background_box_px: int = Field(128, ge=16, description="Box of the sky mesh removed from each input, px.")
     min_coverage_fraction: float = Field(
@@ -55,8 +59,12 @@ class CandidateConfig(StepConfig):
     raw_threshold: float = Field(3.0, gt=0, description="Raw events down to this |Scorr| are counted, sigmas.")
     border_px: int = Field(4, ge=1, description="No candidates this close to an edge, px: the PSF fit needs pixels.")
     merge_px: float = Field(2.5, ge=0, description="A weaker peak of the same sign within this radius is dropped, px.")
-    max_candidates: int = Field(2000, ge=1, description="More peaks than this on a full quadrant make it a bad difference.")
-    fit_half_px: int = Field(4, ge=2, le=10, description="Half size of the PSF-fitting box, px: holds 99 % at 2.2 px FWHM.")
+    max_candidates: int = Field(
+        2000, ge=1, description="More peaks than this on a full quadrant make it a bad difference."
+    )
+    fit_half_px: int = Field(
+        4, ge=2, le=10, description="Half size of the PSF-fitting box, px: holds 99 % at 2.2 px FWHM."
+    )
     fit_iterations: int = Field(8, ge=0, description="Gauss-Newton steps of a PSF fit.")
     fit_reach_px: float = Field(2.0, gt=0, description="Farthest a fit may move from its peak, px.")
     aperture_diameter_px: float = Field(14.0, gt=0, description="Diameter of magap, px.")
@@ -91,7 +99,9 @@ class DifferenceConfig(StepConfig):
     mask_reach: int = Field(2, ge=1, le=3, description="A bad reference pixel spoils samples this near per axis, px.")
     mask_growth_px: int = Field(1, ge=0, description="Growth of bad pixels by the spread of the difference kernel, px.")
     saturated_growth_px: int = Field(4, ge=0, description="The same around saturated pixels, whose light is large, px.")
-    tile_px: int = Field(1100, ge=128, description="Largest side of a tile with one PSF, px (3 x 3 in a full quadrant).")
+    tile_px: int = Field(
+        1100, ge=128, description="Largest side of a tile with one PSF, px (3 x 3 in a full quadrant)."
+    )
     tile_margin_px: int = Field(32, ge=16, description="Overlap of tiles: more than the reach of all kernels, px.")
     psf_size: int = Field(25, ge=11, description="Side of the PSF stamps, odd, px.")
     star_snr: float = Field(30.0, gt=0, description="Faintest star used for matching, S/N.")
@@ -101,17 +111,29 @@ class DifferenceConfig(StepConfig):
     star_half_px: int = Field(5, ge=2, description="Half size of the fitted window of a matching star, px.")
     max_stars: int = Field(160, ge=5, description="Most matching stars, spread over the image: 0.1 s.")
     min_matches: int = Field(20, ge=1, description="Fewest stars for a measured gain, else the zero points give it.")
-    saturation_margin: float = Field(0.7, gt=0, le=1, description="Stars peaking above this part of SATURATE are left out.")
-    warp_significance: float = Field(4.0, gt=0, description="A residual warp is applied above this significance, sigmas.")
+    saturation_margin: float = Field(
+        0.7, gt=0, le=1, description="Stars peaking above this part of SATURATE are left out."
+    )
+    warp_significance: float = Field(
+        4.0, gt=0, description="A residual warp is applied above this significance, sigmas."
+    )
     warp_min_px: float = Field(0.01, ge=0, description="Smaller warps are left alone, px.")
     max_warp_px: float = Field(1.5, gt=0, description="A larger warp means wrong astrometry: bad difference, px.")
     default_registration_px: float = Field(0.25, ge=0, description="Registration error assumed without stars, px.")
-    max_flux_error: float = Field(0.05, ge=0, description="Largest relative flux and PSF error put into Scorr.")
+    min_psf_error: float = Field(
+        0.0015, gt=0, description="Least relative error of PSFs and flux scale put into Scorr: PSF interpolation."
+    )
+    max_psf_error: float = Field(0.02, gt=0, description="Largest relative error of PSFs and flux scale put into Scorr.")
+    psf_error_reach_px: int = Field(4, ge=0, description="How far a star's PSF errors spread in the score, px.")
     background_box_px: int = Field(256, ge=32, description="Box of the residual background mesh, px.")
-    gain_tolerance_mag: float = Field(0.35, gt=0, description="Largest departure of the gain from the zero points', mag.")
+    gain_tolerance_mag: float = Field(
+        0.35, gt=0, description="Largest departure of the gain from the zero points', mag."
+    )
     min_scorr_width: float = Field(0.85, gt=0, description="Smallest width of Scorr on blank sky of a good difference.")
     max_scorr_width: float = Field(1.25, gt=0, description="Largest width of Scorr on blank sky of a good difference.")
-    max_bad_fraction: float = Field(0.5, gt=0, le=1, description="Largest share of unusable pixels of a good difference.")
+    max_bad_fraction: float = Field(
+        0.5, gt=0, le=1, description="Largest share of unusable pixels of a good difference."
+    )
     max_registration_px: float = Field(0.5, gt=0, description="Largest residual registration scatter, px.")
 
     @classmethod

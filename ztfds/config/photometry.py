@@ -54,8 +54,11 @@ class PsfConfig(StepConfig):
         0.30, gt=0, description="1 sigma of the PSF's departure from its round profile, fraction of the profile."
     )
     prior_field: float = Field(0.10, gt=0, description="1 sigma of each field term, fraction of the profile.")
+    prior_roughness: float = Field(
+        0.02, gt=0, description="1 sigma of the second difference, node to node, of departure over profile: seeing is smooth."
+    )
     rounds: int = Field(3, ge=1, description="Alternations of star positions and PSF coefficients.")
-    iterations: int = Field(12, ge=1, description="Conjugate-gradient steps of one round.")
+    iterations: int = Field(25, ge=1, description="Conjugate-gradient steps of one round.")
     outlier_sigma: float = Field(6.0, gt=2, description="Pixels further off than this lose weight (Huber).")
     rebuild_density: float = Field(
         6e-4, ge=0, description="Sources per pixel above which the PSF is made again with neighbours subtracted."

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ztfds.config.difference import DifferenceConfig
+from ztfds.config.photometry import BackgroundConfig
 from ztfds.difference.subtract import Tile, which_tile
-from ztfds.kernels import background as background_kernels
 from ztfds.kernels import zogy as kernels
+from ztfds.photometry.background import Background, estimate
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class StarMatch:
         Shift of the science image against the reference, px.
     error : (n,) float64
         Expected 1-sigma error of each shift from photon noise, px.
+    snr : (n,) float64
+        S/N of each star in the science image.
     """
 
     x: np.ndarray
@@ -38,14 +41,21 @@ class StarMatch:
     dx: np.ndarray
     dy: np.ndarray
     error: np.ndarray
+    snr: np.ndarray
 
     def __getitem__(self, keep: np.ndarray) -> StarMatch:
-        return StarMatch(self.x[keep], self.y[keep], self.ratio[keep], self.dx[keep], self.dy[keep], self.error[keep])
+        return StarMatch(*(getattr(self, item.name)[keep] for item in fields(self)))
 
     @property
     def size(self) -> int:
         """Number of stars."""
         return self.x.size
+
+    @property
+    def gain(self) -> float:
+        """Science DN per reference DN: mean log ratio, weighted by S/N down to a floor of 1 % per star."""
+        weights = 1 / (1 / np.maximum(self.snr, 1.0) ** 2 + 1e-4)
+        return float(np.exp(np.average(np.log(self.ratio), weights=weights)))
 
 
 def select_stars(
@@ -147,8 +157,8 @@ def match_stars(
     out = np.empty((rows.size, 4))
     kernels.match_stars(new, ref, ys, xs, which_tile(tiles, y, x), psfs_new, psfs_ref, config.star_half_px, out)
     fwhm = 2.2 / np.sqrt(4 * np.pi * np.sum(psfs_new[0] ** 2))  # of the Gaussian with the same noise area, roughly
-    error = 1.5 * fwhm / np.maximum(psfcat["snr"][rows], 1.0)
-    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], error)
+    snr = psfcat["snr"][rows].astype(float)
+    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], 1.5 * fwhm / np.maximum(snr, 1.0), snr)
     return match[_agreeing(out)]
 
 
@@ -224,31 +234,21 @@ def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig)
     return Warp(coefficients, size, size / error, scatter)
 
 
-def residual_mesh(
+def residual_sky(
     new: np.ndarray, ref: np.ndarray, gain: float, bad: np.ndarray, config: DifferenceConfig
-) -> np.ndarray:
-    """Smooth sky that new has more than gain x ref, DN, at the centres of boxes (stars cancel in the difference).
-
-    Returns
-    -------
-    (gy, gx) float32
-        Empty boxes take the median of all.
-    """
-    box = config.background_box_px
-    residual = new - np.float32(gain) * ref
-    mesh = np.empty((-(-new.shape[0] // box), -(-new.shape[1] // box)), np.float32)
-    sigma = np.empty_like(mesh)
-    background_kernels.box_statistics(residual, ~bad, box, 3.0, max(30, box * box // 20), mesh, sigma)
-    if not np.isfinite(mesh).any():
-        return np.zeros_like(mesh)
-    mesh[~np.isfinite(mesh)] = np.nanmedian(mesh)
-    return mesh
+) -> Background:
+    """Smooth sky that new has more than gain x ref: stars cancel in the difference, so that crowding does not bias it."""
+    settings = BackgroundConfig(box_px=config.background_box_px)
+    return estimate(new - np.float32(gain) * ref, ~bad, settings)
 
 
-def flux_error(
+def psf_error(
     score: np.ndarray, score_ref: np.ndarray, variance: np.ndarray, match: StarMatch, config: DifferenceConfig
 ) -> float:
-    """Relative error of flux scale and PSF: scatter of the residual flux of the matched stars beyond their noise.
+    """Relative error of PSFs and flux scale: what the difference leaves around the brightest matched stars.
+
+    For each star (mean S^2 - mean V) / peak(S_R)^2 over the (2 reach + 1)^2 pixels around it; the median of the brightest
+    third of the stars, at least 5, is the square of the error.
 
     Parameters
     ----------
@@ -260,13 +260,16 @@ def flux_error(
     Returns
     -------
     float
-        At most `max_flux_error`; that value with fewer than 5 stars.
+        Between `min_psf_error` and `max_psf_error`; the geometric mean of these with fewer than 5 stars.
     """
+    low, high, reach = config.min_psf_error, config.max_psf_error, config.psf_error_reach_px
     if match.size < 5:
-        return config.max_flux_error
-    at = (np.rint(match.y).astype(int), np.rint(match.x).astype(int))
-    flux = np.maximum(score_ref[at], 1e-6)
-    relative = score[at] / flux
-    noise = np.median(variance[at] / flux**2)
-    total = np.median(np.abs(relative)) * 1.4826
-    return float(min(np.sqrt(max(total**2 - noise, 0.0)), config.max_flux_error))
+        return float(np.sqrt(low * high))
+    offset = np.arange(-reach, reach + 1)
+    j = np.rint(match.y).astype(int)[:, None, None] + offset[:, None]
+    i = np.rint(match.x).astype(int)[:, None, None] + offset
+    j, i = np.clip(j, 0, score.shape[0] - 1), np.clip(i, 0, score.shape[1] - 1)
+    peak = np.maximum(score_ref[j, i].max(axis=(1, 2)), 1e-6)
+    squares = (score[j, i] ** 2 - variance[j, i]).mean(axis=(1, 2)) / peak**2
+    brightest = np.argsort(-peak)[: max(5, match.size // 3)]
+    return float(np.clip(np.sqrt(max(np.median(squares[brightest]), 0.0)), low, high))

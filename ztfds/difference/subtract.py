@@ -161,16 +161,14 @@ def subtract_block(
     shape = tuple(fft.next_fast_len(n + pad, real=True) for n in new.shape)
     sn2, sr2 = _middle(var_new), _middle(var_ref)
     small = _small_kernels(psf_new, psf_ref, sn2, sr2)
-    transforms = [_forward(image, shape, fill) for image, fill in ((new, 0.0), (ref, 0.0))]
+    n_hat, r_hat = _forward(new, shape, 0.0), _forward(ref, shape, 0.0)
     pn, pr = _small_transform(psf_new, shape), _small_transform(psf_ref, shape)
-    out = [np.empty_like(transforms[0]) for _ in range(3)]
-    f = np.float32
-    kernels.fourier_pass(
-        *transforms, pn, pr, f(sn2), f(sr2), f(np.sqrt(sn2 + sr2)), f(1 / small.flux_norm), *out
-    )
-    del transforms, pn, pr
-    images = [_backward(part, shape, new.shape) for part in out]
-    del out
+    d_hat, s_hat, sr_hat = np.empty_like(n_hat), np.empty_like(n_hat), np.empty_like(n_hat)
+    norms = (float(np.sqrt(sn2 + sr2)), 1 / small.flux_norm)
+    kernels.fourier_pass(n_hat, r_hat, pn, pr, sn2, sr2, *norms, d_hat, s_hat, sr_hat)
+    del n_hat, r_hat, pn, pr
+    images = [_backward(part, shape, new.shape) for part in (d_hat, s_hat, sr_hat)]
+    del d_hat, s_hat, sr_hat
     vn, vr = _forward(var_new, shape, sn2), _forward(var_ref, shape, sr2)
     kernels.add_products(vn, _small_transform(small.kn2, shape), vr, _small_transform(small.kr2, shape))
     return images[0], images[1], images[2], _backward(vn, shape, new.shape), small.psf

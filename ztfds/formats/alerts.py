@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fastavro
 import numpy as np
 from isal import igzip, isal_zlib
 
+from ztfds.formats.alertencode import encode_alert, encode_bytes, encode_long
 from ztfds.formats.alertschema import SCHEMA_VERSION, alert_schema
 from ztfds.formats.images import decode_image
 from ztfds.survey.errors import BugOrConfiguration, FilesMissing, TruncatedFile, UnreadableFile
@@ -26,6 +26,7 @@ from ztfds.survey.errors import BugOrConfiguration, FilesMissing, TruncatedFile,
 CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
 GZIP_LEVEL = 2
 """isal level 2: a tenth of the time of zlib's default for 2 % more bytes; the pixels are mostly noise."""
+_ISAL_ERROR = cast(type[Exception], isal_zlib.error)  # the stubs say it is an instance
 _MAGIC = b"Obj\x01"
 _CARD = 80
 _BLOCK = 2880
@@ -74,7 +75,7 @@ def read_container(source: Path | str | bytes, reader_schema: Mapping[str, Any] 
     content = _content(source)
     try:
         reader = fastavro.reader(io.BytesIO(content), dict(reader_schema) if reader_schema else None)
-        records = [dict(record) for record in reader]  # type: ignore[arg-type, union-attr]
+        records = [dict(record) for record in reader]  # type: ignore[arg-type]
         schema = json.loads(reader.metadata["avro.schema"])
     except (EOFError, IndexError) as error:
         raise TruncatedFile(f"alert packet ends too early: {error}") from error
@@ -89,10 +90,9 @@ def read_packets(source: Path | str | bytes) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=1)
-def _ours() -> tuple[dict[str, Any], bytes, bytes]:
-    """Our parsed schema, the head of our containers, and their sync marker."""
-    schema = alert_schema()
-    return fastavro.parse_schema(schema), *_head(schema)  # type: ignore[return-value]
+def _ours() -> tuple[bytes, bytes]:
+    """The head of our containers and their sync marker."""
+    return _head(alert_schema())
 
 
 def _head(schema: Mapping[str, Any]) -> tuple[bytes, bytes]:
@@ -100,33 +100,17 @@ def _head(schema: Mapping[str, Any]) -> tuple[bytes, bytes]:
     text = json.dumps(schema, separators=(",", ":")).encode()
     sync = hashlib.md5(text, usedforsecurity=False).digest()
     metadata = [(b"avro.codec", b"null"), (b"avro.schema", text)]
-    packed = b"".join(_sized(key) + _sized(value) for key, value in metadata)
-    return _MAGIC + _long(len(metadata)) + packed + _long(0) + sync, sync
+    packed = b"".join(encode_bytes(key) + encode_bytes(value) for key, value in metadata)
+    return _MAGIC + encode_long(len(metadata)) + packed + encode_long(0) + sync, sync
 
 
-def _long(value: int) -> bytes:
-    """Avro's zigzag variable-length encoding of an integer."""
-    number = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while number > 0x7F:
-        out.append((number & 0x7F) | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _sized(content: bytes) -> bytes:
-    """Bytes with their length in front."""
-    return _long(len(content)) + content
-
-
-def encode_record(record: Mapping[str, Any], schema: Any = None) -> bytes:
-    """Avro binary of one record without a container; `schema` is a parsed schema, ours by default."""
+def _encode_any(record: Mapping[str, Any], parsed_schema: Any) -> bytes:
+    """Avro binary of one record of any schema, without a container."""
     buffer = io.BytesIO()
     try:
-        fastavro.schemaless_writer(buffer, _ours()[0] if schema is None else schema, record)
+        fastavro.schemaless_writer(buffer, parsed_schema, record)
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
-        raise BugOrConfiguration(f"record does not fit the alert schema: {error!r}") from error
+        raise BugOrConfiguration(f"record does not fit its schema: {error!r}") from error
     return buffer.getvalue()
 
 
@@ -143,18 +127,18 @@ def write_packet(record: Mapping[str, Any]) -> bytes:
     bytes
         What goes to the broker and to the alert archive.
     """
-    _, head, sync = _ours()
-    body = encode_record(record)
-    return b"".join((head, _long(1), _long(len(body)), body, sync))
+    head, sync = _ours()
+    body = encode_alert(record)
+    return b"".join((head, encode_long(1), encode_long(len(body)), body, sync))
 
 
 def write_container(records: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> bytes:
     """A container of records of any schema, e.g. real packets with their own: content and schema stay unchanged."""
     parsed = fastavro.parse_schema(dict(schema))
     head, sync = _head(schema)
-    bodies = [encode_record(record, parsed) for record in records]
+    bodies = [_encode_any(record, parsed) for record in records]
     block = b"".join(bodies)
-    return b"".join((head, _long(len(bodies)), _long(len(block)), block, sync)) if bodies else head
+    return b"".join((head, encode_long(len(bodies)), encode_long(len(block)), block, sync)) if bodies else head
 
 
 @lru_cache(maxsize=256)
@@ -189,7 +173,7 @@ def unpack_cutout(stamp: bytes) -> np.ndarray:
     """Read a cutout: float32 pixels, shape (ny, nx); raise `UnreadableFile` if it is not gzipped FITS."""
     try:
         content = igzip.decompress(stamp)
-    except (OSError, EOFError, ValueError, zlib.error, isal_zlib.IsalError) as error:
+    except (OSError, EOFError, ValueError, _ISAL_ERROR) as error:
         raise UnreadableFile(f"cutout is not gzip: {error}") from error
     return decode_image(content, "cutout")[0]
 
@@ -198,7 +182,6 @@ __all__ = [
     "CUTOUTS",
     "SCHEMA_VERSION",
     "Container",
-    "encode_record",
     "pack_cutout",
     "read_container",
     "read_packets",

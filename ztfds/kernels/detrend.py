@@ -187,7 +187,9 @@ def apply_bias_and_flat(
     return count
 
 
-@njit("int64(float32[:, ::1], uint16[:, ::1], uint16, float32, int64, int64)", cache=True, nogil=True, error_model="numpy")
+@njit(
+    "int64(float32[:, ::1], uint16[:, ::1], uint16, float32, int64, int64)", cache=True, nogil=True, error_model="numpy"
+)
 def grow_saturation(
     pixels: np.ndarray, mask: np.ndarray, saturated_bit: int, bleed_level: float, reach: int, margin: int
 ) -> int:

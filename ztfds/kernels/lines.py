@@ -62,109 +62,99 @@ def bin_significance(
             cells[b, a] = total / np.sqrt(n) if n > zero else zero
 
 
-@njit("void(float32[:, ::1], float32[:, ::1])", cache=True, nogil=True, fastmath=True)
-def radon_half(table: np.ndarray, other: np.ndarray) -> None:
+@njit("void(float32[:, ::1], float32[:, ::1], int64, int64)", cache=True, nogil=True, fastmath=True)
+def radon_half(table: np.ndarray, other: np.ndarray, rows: int, columns: int) -> None:
     """Sums along all digital lines that cross every row and drift 0..n-1 columns to the right over n rows.
 
     Brady's recursion (1998, SIAM J. Comput. 27, 107): strips of h rows are joined in pairs,
-    R'[s][x] = R_upper[s // 2][x] + R_lower[s // 2][x + s - s // 2]. Costs n log2(n) additions per column.
+    R'[s][x] = R_upper[s // 2][x] + R_lower[s // 2][x + s - s // 2]. Costs log2(n) additions per line.
 
     Parameters
     ----------
-    table : (n, w) float32
-        n a power of two. In: the image, right-padded with n zero columns (and left-padded by the caller if lines that
-        enter from the left are wanted). Out, element [s, x]: sum along the line that starts in row 0 at column x and
-        ends in row n - 1 at column x + s.
-    other : (n, w) float32
-        Work space.
+    table : (n, n + w) float32
+        n a power of two. In: an image in the first `rows` rows and columns n .. n + `columns` - 1, zeros elsewhere. Out,
+        element [s, x]: sum along the line that starts in row 0 at column x and ends in row n - 1 at column x + s (a
+        start left of n enters through the left border).
+    other : (n, n + w) float32
+        Work space, zeros.
+    rows, columns : int
+        Size of the image, rows <= n, columns <= w.
     """
-    n, w = table.shape
+    n = table.shape[0]
+    end = n + columns
     source = table
     target = other
     height = 1
     swapped = False
     while height < n:
-        for top in range(0, n, 2 * height):
+        for top in range(0, min(rows, n), 2 * height):
             for s in range(2 * height):
                 a = s // 2
                 shift = s - a
                 upper = source[top + a]
                 lower = source[top + height + a]
                 out = target[top + s]
-                for x in range(w - shift):
+                # Lines that start further left miss the image; columns beyond its end are zero.
+                start = n - s
+                for x in range(start, end - shift):
                     out[x] = upper[x] + lower[x + shift]
-                for x in range(w - shift, w):
+                for x in range(max(start, end - shift), end):
                     out[x] = upper[x]
         source, target = target, source
         swapped = not swapped
         height *= 2
     if swapped:
         for y in range(n):
-            for x in range(w):
+            for x in range(end):
                 table[y, x] = other[y, x]
 
 
 @njit(
-    "Tuple((float32, int64, int64))(float32[:, ::1], int64, int64, int64, int64, float32[::1])",
+    "Tuple((float64, int64, int64))(float32[:, ::1], int64, int64, int64)",
     cache=True,
     nogil=True,
     error_model="numpy",
 )
-def best_line(
-    table: np.ndarray, rows: int, columns: int, pad: int, least: int, per_row: np.ndarray
-) -> tuple[float, int, int]:
+def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[float, int, int]:
     """The line of the largest sum over square root of its number of cells.
 
     Parameters
     ----------
-    table : (n, w) float32
+    table : (n, n + w) float32
         Result of `radon_half`.
     rows, columns : int
         Size of the image inside the table.
-    pad : int
-        Columns of zeros to its left.
     least : int
         Lines with fewer cells inside the image are not considered.
-    per_row : (n,) float32
-        Written: the largest value of each slope, for the caller's statistics.
 
     Returns
     -------
     significance : float
     slope, start : int
-        s and x of the best line.
+        s and x of the best line, x in columns of the image (negative: it enters through the left border).
     """
-    n, w = table.shape
+    n = table.shape[0]
     best = np.float32(0)
     best_slope = 0
     best_start = 0
-    weights = np.empty(w, np.float32)
+    root = np.empty(rows + 1, np.float32)
+    for k in range(rows + 1):
+        root[k] = np.float32(1) / np.sqrt(np.float32(k)) if k >= max(least, 1) else np.float32(0)
     for s in range(n):
-        drift = s / (n - 1.0)
-        end = drift * (rows - 1)
-        for x in range(w):
-            first = pad - x
-            last = pad + columns - 1 - x
-            # Rows in which x + drift * row lies within the image.
-            if s == 0:
-                count = rows if first <= 0 <= last else 0
-            else:
-                enter = max(0.0, first / drift)
-                leave = min(float(rows - 1), last / drift)
-                count = int(leave - enter) + 1 if leave >= enter and end >= first else 0
-            weights[x] = np.float32(1) / np.sqrt(np.float32(count)) if count >= least else np.float32(0)
-        top = np.float32(0)
-        at = 0
-        for x in range(w):
-            v = table[s, x] * weights[x]
-            if v > top:
-                top = v
-                at = x
-        per_row[s] = top
-        if top > best:
-            best = top
-            best_slope = s
-            best_start = at
+        drift = np.float32(s / (n - 1.0))
+        # Rows per column of drift; a vertical line stays in its column.
+        per_column = np.float32(1) / drift if s > 0 else np.float32(rows)
+        last_row = np.float32(rows - 1)
+        for x in range(-s, columns):
+            enter = np.float32(-x) * per_column if x < 0 else np.float32(0)
+            leave = min(last_row, np.float32(columns - 1 - x) * per_column) if s > 0 else last_row
+            count = int(leave - enter) + 1
+            if count >= least:
+                v = table[s, n + x] * root[count]
+                if v > best:
+                    best = v
+                    best_slope = s
+                    best_start = x
     return best, best_slope, best_start
 
 
@@ -292,9 +282,7 @@ def paint_line(mask: np.ndarray, bit: int, x0: float, y0: float, x1: float, y1: 
     return count
 
 
-@njit(
-    "int64(uint16[:, ::1], uint16, float64, float64, float64, float64)", cache=True, nogil=True, error_model="numpy"
-)
+@njit("int64(uint16[:, ::1], uint16, float64, float64, float64, float64)", cache=True, nogil=True, error_model="numpy")
 def paint_annulus(mask: np.ndarray, bit: int, x: float, y: float, inner: float, outer: float) -> int:
     """Set `bit` in `mask` (ny, nx) uint16 where the distance to (x, y) is in [inner, outer]; the number of pixels."""
     ny, nx = mask.shape

@@ -343,3 +343,57 @@ def radiation_hits(
         n = _mark(state, found, last, n)
         first = last
     return n
+
+
+@njit(
+    "int64(float32[:, ::1], uint16[:, ::1], uint16, uint16, int64, uint8[:, ::1])",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def unusable_pixels(
+    pixels: np.ndarray, mask: np.ndarray, bad_bits: int, saturated_bit: int, margin: int, state: np.ndarray
+) -> int:
+    """Mark pixels that the searches must not use.
+
+    Parameters
+    ----------
+    pixels : (ny, nx) float32
+        Image; NaN is unusable.
+    mask : (ny, nx) uint16
+        Its mask.
+    bad_bits : int
+        Bits of unusable pixels.
+    saturated_bit : int
+        Bit of saturated pixels, around which `margin` pixels in all directions are unusable as well.
+    margin : int
+        Pixels.
+    state : (ny, nx) uint8
+        Written: 2 where unusable, else 0.
+
+    Returns
+    -------
+    int
+        Number of saturated pixels.
+    """
+    ny, nx = pixels.shape
+    count = 0
+    touched = np.zeros(ny, np.bool_)
+    for y in range(ny):
+        combined = np.uint16(0)
+        for x in range(nx):
+            m = mask[y, x]
+            combined |= m
+            v = pixels[y, x]
+            state[y, x] = np.uint8(2) if (m & bad_bits) != 0 or v - v != np.float32(0) else np.uint8(0)
+        touched[y] = (combined & saturated_bit) != 0
+    for y in range(ny):
+        if not touched[y]:
+            continue
+        for x in range(nx):
+            if mask[y, x] & saturated_bit:
+                count += 1
+                for j in range(max(0, y - margin), min(ny, y + margin + 1)):
+                    for i in range(max(0, x - margin), min(nx, x + margin + 1)):
+                        state[j, i] = 2
+    return count

@@ -198,9 +198,7 @@ def gather_mask(
 
 
 @njit("void(f4[:, ::1], f8[:, ::1], f8[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
-def gather_nearest(
-    image: np.ndarray, grid_x: np.ndarray, grid_y: np.ndarray, step: int, out: np.ndarray
-) -> None:
+def gather_nearest(image: np.ndarray, grid_x: np.ndarray, grid_y: np.ndarray, step: int, out: np.ndarray) -> None:
     """Nearest input pixel at the positions of `resample` (for uncertainties, which must not ring); NaN outside."""
     ny, nx = out.shape
     my, mx = image.shape

@@ -55,8 +55,7 @@ def _sort_wires(wires: np.ndarray, network: np.ndarray, width: int) -> None:
 
 
 @njit(
-    "void(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32,"
-    " float32[::1], float32[::1], float32[::1])",
+    "void(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32, float32[::1], float32[::1], float32[::1])",
     cache=True,
     nogil=True,
     error_model="numpy",

@@ -69,39 +69,83 @@ def add_products(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> 
             a[j, i] = a[j, i] * b[j, i] + c[j, i] * d[j, i]
 
 
-@njit("void(f4[:, ::1], f4[:, ::1], f4, f4, f4, f4[:, ::1])", cache=True, nogil=True)
+@njit("void(f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
+def maximum_nearby(image: np.ndarray, reach: int, out: np.ndarray) -> None:
+    """Largest value, at least 0, within `reach` to `reach` + 2 pixels in both axes, for each 2 x 2 block of pixels.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32
+        NaN counts as 0.
+    reach : int
+        Even.
+    out : (ny / 2, nx / 2, rounded up) float32
+        Written.
+    """
+    ny, nx = image.shape
+    my, mx = out.shape
+    blocks, rows = np.zeros((my, mx), np.float32), np.zeros((my, mx), np.float32)
+    for j in range(ny):
+        for i in range(nx):
+            v = image[j, i]
+            if v > blocks[j // 2, i // 2]:
+                blocks[j // 2, i // 2] = v
+    half = reach // 2
+    for j in range(my):
+        for b in range(max(0, j - half), min(my, j + half + 1)):
+            for i in range(mx):
+                rows[j, i] = max(rows[j, i], blocks[b, i])
+    for j in range(my):
+        for i in range(mx):
+            out[j, i] = rows[j, i]
+        for a in range(1, half + 1):
+            for i in range(mx - a):
+                out[j, i] = max(out[j, i], rows[j, i + a])
+            for i in range(a, mx):
+                out[j, i] = max(out[j, i], rows[j, i - a])
+
+
+@njit("void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4, f4, f4, f4[:, ::1])", cache=True, nogil=True)
 def corrected_score(
-    score: np.ndarray, score_ref: np.ndarray, var_x: float, var_y: float, var_flux: float, variance: np.ndarray
+    score: np.ndarray,
+    score_ref: np.ndarray,
+    brightest: np.ndarray,
+    var_x: float,
+    var_y: float,
+    var_psf: float,
+    variance: np.ndarray,
 ) -> None:
-    """Scorr = S / sqrt(V + V_ast + V_flux), written over the variance V (eqs 25, 30 of Zackay et al. 2016).
+    """Scorr = S / sqrt(V + V_ast + V_psf), written over the variance V (eqs 25, 30 of Zackay et al. 2016).
 
     V_ast = var_x (dS_R/dx)^2 + var_y (dS_R/dy)^2 with central differences: what a wrong registration by sqrt(var_x),
     sqrt(var_y) pixels makes of the reference's sources. Only the *relative* registration matters for a difference,
     so the term is applied once, to the reference's part: a new source loses no significance by it.
-    V_flux = var_flux S_R^2: the same for a relative error of flux scale and PSF.
+    V_psf = var_psf B^2 with B the brightest S_R nearby: what errors of the PSF models and of the flux scale leave
+    around a star.
 
     Parameters
     ----------
     score, score_ref : (ny, nx) float32, DN
+    brightest : (ny / 2, nx / 2, rounded up) float32, DN
+        `maximum_nearby` of score_ref.
     var_x, var_y : float, px^2
-    var_flux : float, dimensionless
+    var_psf : float, dimensionless
     variance : (ny, nx) float32, DN^2
         Replaced by Scorr (dimensionless); NaN stays NaN.
     """
     ny, nx = score.shape
     for j in range(ny):
         up, down = score_ref[max(j - 1, 0)], score_ref[min(j + 1, ny - 1)]
-        row = score_ref[j]
+        row, near = score_ref[j], brightest[j // 2]
         for i in range(nx):
             gx = np.float32(0.5) * (row[min(i + 1, nx - 1)] - row[max(i - 1, 0)])
             gy = np.float32(0.5) * (down[i] - up[i])
-            v = variance[j, i] + var_x * gx * gx + var_y * gy * gy + var_flux * row[i] * row[i]
+            light = near[i // 2]
+            v = variance[j, i] + var_x * gx * gx + var_y * gy * gy + var_psf * light * light
             variance[j, i] = score[j, i] / np.sqrt(max(v, TINY)) if v == v else v
 
 
-@njit(
-    "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1])", cache=True, nogil=True
-)
+@njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1])", cache=True, nogil=True)
 def match_and_patch(
     new: np.ndarray,
     ref: np.ndarray,

@@ -77,7 +77,7 @@ class Background:
 
     def corrected(self, residual: np.ndarray, usable: np.ndarray, config: BackgroundConfig) -> np.ndarray:
         """(nb, na) float32, DN: what is left of the sky in an image from which sky and sources were subtracted."""
-        level, _ = _measure(residual, usable, config)
+        level, _ = _measure(residual, usable, config, crowded=False)
         return _smooth(level, config.filter_boxes)[0]
 
     def _map(self, mesh: np.ndarray) -> np.ndarray:
@@ -118,13 +118,15 @@ def estimate(
     return Background(smooth_level, smooth_rms, variance, config.box_px, shape, empty)
 
 
-def _measure(pixels: np.ndarray, usable: np.ndarray, config: BackgroundConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Raw mesh of level and sigma, NaN in empty boxes."""
+def _measure(
+    pixels: np.ndarray, usable: np.ndarray, config: BackgroundConfig, crowded: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw mesh of level and sigma, NaN in empty boxes; `crowded` asks for the mode, else for the (less noisy) mean."""
     box = config.box_px
     mesh = (-(-pixels.shape[0] // box), -(-pixels.shape[1] // box))
     level, sigma = np.empty(mesh, np.float32), np.empty(mesh, np.float32)
     least = max(16, int(config.min_usable_fraction * box * box))
-    kernels.box_statistics(pixels, usable, box, config.clip_sigma, least, level, sigma)
+    kernels.box_statistics(pixels, usable, box, config.clip_sigma, least, crowded, level, sigma)
     return level, sigma
 
 

@@ -186,7 +186,7 @@ class Fitter:
             self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.sky, s.fit_radius, start, items,
             self.gain, self.model_error, quality,
         )  # fmt: skip
-        floor = self.config.fit.flux_error_floor * s.flux
+        floor = float(np.hypot(self.config.fit.flux_error_floor, self.psf.flux_error)) * s.flux
         sigma = np.hypot(np.where(np.isfinite(quality[:, 0]), quality[:, 0], s.error), floor)
         order = np.argsort(-s.flux, kind="stable")
         order = order[s.flux[order] >= self.config.fit.catalog_snr * sigma[order]]

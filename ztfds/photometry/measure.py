@@ -128,14 +128,14 @@ def fit_scene(scene: Scene, psf: PsfModel, config: PhotometryConfig) -> tuple[Ps
     fitter.add(scene.found.x, scene.found.y, scene.found.flux)
     fitter.converge()
     fitter.correct_sky()
-    if len(fitter.sources) > config.psf.rebuild_density * scene.data.size:
-        fitter.set_psf(_rebuilt(scene, fitter, config))
-        fitter.converge()
-    for _ in range(config.fit.rounds):
+    dense = len(fitter.sources) > config.psf.rebuild_density * scene.data.size
+    for turn in range(config.fit.rounds):
         before = len(fitter.sources)
-        if fitter.find_more() == 0:
-            break
-        fitter.converge(before)
+        if fitter.find_more():
+            fitter.converge(before)
+        if turn == 0 and dense:
+            fitter.set_psf(_rebuilt(scene, fitter, config))
+            fitter.converge()
     fitter.correct_sky()
     fitter.converge()
     return fitter.finish(scene.mask), fitter.psf
@@ -165,5 +165,5 @@ def _rebuilt(scene: Scene, fitter: Fitter, config: PhotometryConfig) -> PsfModel
     paint(alone, fitter.phased, s.x, s.y, s.flux, s.radius, wanted, 1.0)
     stars = (s.x[which], s.y[which], s.flux[which])
     return build_psf(
-        alone, scene.usable, fitter.background, scene.gain, stars, fitter.psf.fwhm_px, config.psf, config.fit, fitter.psf
+        alone, scene.usable, fitter.background, scene.gain, stars, fitter.psf.fwhm_px, config.psf, config.fit
     )

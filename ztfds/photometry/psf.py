@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import spline_filter
@@ -10,6 +10,8 @@ from scipy.ndimage import spline_filter
 from ztfds.kernels import psf as kernels
 from ztfds.kernels.psf import CENTRE, HALF_NODES, NODES, OVERSAMPLING, PAD, RADIUS, STAMP
 
+PIXEL_WIDTH = 0.87  # a pixel widens a seeing profile's FWHM by this much in quadrature, pixels
+_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(3)
 TERMS = {0: 1, 1: 3, 2: 6}  # order of the field polynomial -> number of terms
 
 
@@ -33,6 +35,8 @@ class PsfModel:
         Full width at half maximum at the image centre, pixels (of the pixel-integrated profile, azimuthal mean).
     error : float
         Measured error of the model in a pixel, fraction of the model.
+    flux_error : float
+        Error of the normalisation, common to all fluxes of the image, fraction.
     n_stars : int
         Stars that made it (0: analytic).
     chi : float
@@ -43,6 +47,7 @@ class PsfModel:
     shape: tuple[int, int]
     fwhm_px: float
     error: float = 0.0
+    flux_error: float = 0.0
     n_stars: int = 0
     chi: float = float("nan")
 
@@ -103,7 +108,7 @@ class PsfModel:
         return {
             "coefficients": np.ascontiguousarray(self.coefficients, np.float32),
             "shape": np.array(self.shape, np.int64),
-            "scalars": np.array([self.fwhm_px, self.error, self.n_stars, self.chi], np.float64),
+            "scalars": np.array([self.fwhm_px, self.error, self.flux_error, self.n_stars, self.chi], np.float64),
         }
 
     @classmethod
@@ -112,9 +117,9 @@ class PsfModel:
         coefficients = np.ascontiguousarray(arrays["coefficients"], np.float32)
         if coefficients.shape[1:] != (NODES, NODES) or coefficients.shape[0] not in TERMS.values():
             raise ValueError(f"PSF coefficients of shape {coefficients.shape}, not (1|3|6, {NODES}, {NODES})")
-        fwhm, error, n_stars, chi = (float(value) for value in arrays["scalars"])
+        fwhm, error, flux_error, n_stars, chi = (float(value) for value in arrays["scalars"])
         ny, nx = (int(value) for value in arrays["shape"])
-        return cls(coefficients, (ny, nx), fwhm, error, int(n_stars), chi)
+        return cls(coefficients, (ny, nx), fwhm, error, flux_error, int(n_stars), chi)
 
 
 def phase(coefficients: np.ndarray) -> np.ndarray:
@@ -124,9 +129,21 @@ def phase(coefficients: np.ndarray) -> np.ndarray:
 
 
 def moffat(fwhm_px: float, shape: tuple[int, int], beta: float = 3.0) -> PsfModel:
-    """Round analytic start: a Moffat profile of the given (pixel-integrated) width, constant over the field."""
-    alpha = fwhm_px / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))
-    profile = (1.0 + (node_radius() / alpha) ** 2) ** -beta
+    """Round analytic PSF, constant over the field: a Moffat profile integrated over pixels.
+
+    Parameters
+    ----------
+    fwhm_px : full width at half maximum, pixels, *after* integration over a pixel, as it is measured on an image
+    shape : (ny, nx) of the image
+    beta : Moffat exponent, above 1
+    """
+    sharp = np.sqrt(max(fwhm_px**2 - PIXEL_WIDTH**2, 0.25))
+    alpha = sharp / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))
+    offset = (np.arange(NODES) - CENTRE) / OVERSAMPLING
+    fine = (offset[:, None] + 0.5 * _GAUSS_X).ravel()
+    square = (1.0 + (fine[:, None] ** 2 + fine[None, :] ** 2) / alpha**2) ** -beta
+    n = _GAUSS_X.size
+    profile = np.einsum("jqip,q,p->ji", square.reshape(NODES, n, NODES, n), _GAUSS_W, _GAUSS_W)
     return normalised(PsfModel(_spline_of(profile)[None], shape, fwhm_px))
 
 
@@ -137,23 +154,13 @@ def normalised(model: PsfModel) -> PsfModel:
     coefficients[1:] -= (norms[1:] / norms[0])[:, None, None] * coefficients[0]
     coefficients /= norms[0]
     result = coefficients.astype(np.float32)
-    return PsfModel(result, model.shape, width_at_half_maximum(result[0]), model.error, model.n_stars, model.chi)
+    return replace(model, coefficients=result, fwhm_px=width_at_half_maximum(result[0]))
 
 
 def node_radius() -> np.ndarray:
     """(NODES, NODES) float64: distance of each node from the source, pixels."""
     offset = (np.arange(NODES) - CENTRE) / OVERSAMPLING
     return np.hypot(offset[:, None], offset[None, :])
-
-
-def ring_profile(plane: np.ndarray) -> np.ndarray:
-    """Azimuthal mean of a plane of coefficients, spread out again on the nodes (NODES, NODES)."""
-    radius = node_radius() * OVERSAMPLING
-    ring = np.floor(radius + 0.5).astype(int)
-    count = np.bincount(ring.ravel())
-    mean_radius = np.bincount(ring.ravel(), radius.ravel()) / count
-    mean = np.bincount(ring.ravel(), plane.ravel()) / count
-    return np.interp(radius, mean_radius, mean)
 
 
 def width_at_half_maximum(plane: np.ndarray) -> float:

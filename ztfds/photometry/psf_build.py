@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,13 +13,17 @@ from ztfds.kernels import psf_solve
 from ztfds.kernels.psf import STAMP
 from ztfds.kernels.psf_errors import core_excess
 from ztfds.photometry.background import Background
-from ztfds.photometry.psf import TERMS, PsfModel, moffat, node_radius, normalised, ring_profile
+from ztfds.photometry.psf import TERMS, PsfModel, moffat, node_radius, normalised
 from ztfds.survey.errors import PsfFailed
 
 log = logging.getLogger(__name__)
 
 CORE_FWHM = 1.2  # radius, in FWHM, within which the model's error is measured
 FACTOR_STEP = 0.1  # prior 1 sigma of slope and curvature of the ring factors
+SKY_PEDESTAL = 0.15  # prior 1 sigma of a star's local sky error, in sigmas of a sky pixel
+WEIGHT_ERROR = 0.02  # fraction of the light added to its noise in the weights: no single bright star may make the PSF
+SUM_NOISE = 2.0  # error of the PSF's normalisation over 1 / total S/N of its stars: the stamp's sum is no optimal flux
+MOFFAT_STARS = 40  # brightest stars that the round start profile is fitted to
 CHI_CLIP = 3.0  # stars with chi above this multiple of the median are not point sources
 
 
@@ -34,6 +38,48 @@ class _Stars:
 
     def keep(self, chosen: np.ndarray) -> _Stars:
         return _Stars(self.x[chosen], self.y[chosen], self.flux[chosen], self.sky[chosen])
+
+
+class _Penalty:
+    """Prior on the coefficients' departure, in units of the round profile: small, and smooth from node to node.
+
+    The seeing profile is smooth on the scale of a pixel; single nodes of a solution from few stars are noise.
+    """
+
+    def __init__(self, scale: np.ndarray, terms: int, config: PsfConfig) -> None:
+        self.scale = scale
+        amplitude = np.full(terms, config.prior_field)
+        amplitude[0] = config.prior_shape
+        self.amplitude = amplitude[:, None, None] ** -2
+        self.rough = config.prior_roughness**-2
+
+    def apply(self, coefficients: np.ndarray) -> np.ndarray:
+        """Gradient of half the penalty at `coefficients` (terms, NODES, NODES)."""
+        g = coefficients / self.scale
+        return np.asarray((self.amplitude * g + self.rough * _bending(g)) / self.scale)
+
+    def diagonal(self) -> np.ndarray:
+        """Diagonal of the penalty's matrix (inner nodes), for the preconditioner."""
+        return np.asarray((self.amplitude + 20.0 * self.rough) / self.scale**2)
+
+
+def _bending(g: np.ndarray) -> np.ndarray:
+    """Transpose times matrix of the second differences (xx, yy and twice xy) of every plane."""
+    out = np.zeros_like(g)
+    d = g[:, :, 2:] - 2.0 * g[:, :, 1:-1] + g[:, :, :-2]
+    out[:, :, 2:] += d
+    out[:, :, 1:-1] -= 2.0 * d
+    out[:, :, :-2] += d
+    d = g[:, 2:] - 2.0 * g[:, 1:-1] + g[:, :-2]
+    out[:, 2:] += d
+    out[:, 1:-1] -= 2.0 * d
+    out[:, :-2] += d
+    d = 2.0 * (g[:, 1:, 1:] - g[:, 1:, :-1] - g[:, :-1, 1:] + g[:, :-1, :-1])
+    out[:, 1:, 1:] += d
+    out[:, 1:, :-1] -= d
+    out[:, :-1, 1:] -= d
+    out[:, :-1, :-1] += d
+    return out
 
 
 def build_psf(
@@ -80,7 +126,7 @@ def build_psf(
             stars, chi = stars.keep(good), chi[good]
         if stars.x.size < config.min_stars:
             raise PsfFailed(f"only {stars.x.size} PSF stars survive the fit, {config.min_stars} needed")
-        model = _solve(data, usable, model, stars, gain, config, fit)
+        model = _solve(data, usable, model, stars, gain, config)
     stars, chi, residual = _refit(data, usable, model, stars, gain, fit, sweeps=2)
     if stars.x.size < config.min_stars:
         raise PsfFailed(f"only {stars.x.size} PSF stars survive the fit, {config.min_stars} needed")
@@ -88,8 +134,9 @@ def build_psf(
         raise PsfFailed(f"the PSF has no sensible width: FWHM {model.fwhm_px:.2f} pixels")
     error = _model_error(residual, usable, model, stars, gain)
     log.info("PSF of %d stars: FWHM %.3f px, error %.2f %%", stars.x.size, model.fwhm_px, 100 * error)
-    return PsfModel(
-        model.coefficients, model.shape, model.fwhm_px, error, int(stars.x.size), float(np.median(chi))
+    flux_error = SUM_NOISE / np.sqrt(np.sum(_star_snr(model, stars, gain) ** 2))
+    return replace(
+        model, error=error, flux_error=float(flux_error), n_stars=int(stars.x.size), chi=float(np.median(chi))
     )
 
 
@@ -128,6 +175,12 @@ def _chi(residual: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Star
     return np.sqrt(np.maximum(out[:, 0], 0.0) / np.maximum(out[:, 1], 1e-30) + 1e-4)
 
 
+def _star_snr(model: PsfModel, stars: _Stars, gain: float) -> np.ndarray:
+    """Signal to noise of each star in the weights of the solution, at most 1 / WEIGHT_ERROR * 3."""
+    noise2 = model.noise_pixels() * stars.sky + stars.flux / gain + (WEIGHT_ERROR * stars.flux) ** 2 / 9.0
+    return np.asarray(stars.flux / np.sqrt(noise2))
+
+
 def _model_error(
     residual: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float
 ) -> float:
@@ -142,7 +195,7 @@ def _model_error(
 
 
 def _solve(
-    data: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float, config: PsfConfig, fit: FitConfig
+    data: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float, config: PsfConfig
 ) -> PsfModel:
     """Coefficients by regularised, robust least squares over the stars' stamps, positions and fluxes held."""
     n = stars.x.size
@@ -151,33 +204,49 @@ def _solve(
     stamps, good = np.empty((n, STAMP, STAMP), np.float32), np.empty((n, STAMP, STAMP), bool)
     psf_solve.cut_stamps(data, usable, stars.x, stars.y, stamps, good)
     stamps /= stars.flux[:, None, None].astype(np.float32)
-    prior = _prior(model, stamps, good, stars, gain, (ny, nx), fit)
+    stamps -= _local_sky(model, stamps, good, stars, gain, (ny, nx))
+    prior = _prior(model, stamps, good, stars, gain, (ny, nx))
     plain = np.zeros((TERMS[order], *prior.shape), np.float32)
     known = min(plain.shape[0], model.coefficients.shape[0])
     plain[:known] = model.coefficients[:known]
     predicted = np.empty_like(stamps)
     psf_solve.predict(plain, stars.x, stars.y, nx, ny, predicted)
-    weight = _weights(stamps, predicted, good, stars, gain, fit, config.outlier_sigma)
-    scale = np.maximum(prior, 1e-7 * prior.max())
-    stiffness = np.empty(plain.shape)
-    stiffness[0] = (config.prior_shape * scale) ** -2
-    stiffness[1:] = (config.prior_field * scale) ** -2
+    weight = _weights(stamps, predicted, good, stars, gain, config.outlier_sigma)
+    penalty = _Penalty(np.maximum(prior, 1e-7 * prior.max()), plain.shape[0], config)
     target = np.zeros(plain.shape)
     target[0] = prior
-    solved = _conjugate_gradient(plain, stamps, weight, stars, (ny, nx), stiffness, target, config.iterations)
+    solved = _conjugate_gradient(plain, stamps, weight, stars, (ny, nx), penalty, target, config.iterations)
     return normalised(PsfModel(solved, (ny, nx), model.fwhm_px))
 
 
-def _prior(
-    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int], fit: FitConfig
+def _local_sky(
+    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Round profile of the PSF (NODES, NODES): the model's own, its rings rescaled to the light in the stars' rings."""
+    """(n, 1, 1) float32: what is left of the sky in each flux-normalised stamp, from the pixels outside the core.
+
+    Faint neighbours and the sky map's errors are a pedestal of about a tenth of the sky noise; a stamp has so many pixels
+    that it would go into the wings and hence into all fluxes.
+    """
     ny, nx = shape
-    ring = ring_profile(model.coefficients[0].astype(np.float64))
-    ring = np.maximum(ring, 1e-9 * ring.max())
+    predicted = np.empty_like(stamps)
+    psf_solve.predict(model.coefficients, stars.x, stars.y, nx, ny, predicted)
+    grid = np.arange(STAMP) - STAMP // 2
+    outside = np.hypot(grid[:, None], grid[None, :]) > max(4.0, 2.0 * model.fwhm_px)
+    weight = _weights(stamps, predicted, good & outside, stars, gain, 2.0)
+    prior = stars.flux**2 / (SKY_PEDESTAL**2 * stars.sky)
+    offset = (weight * (stamps - predicted)).sum(axis=(1, 2)) / (weight.sum(axis=(1, 2)) + prior)
+    return np.asarray(offset[:, None, None], np.float32)
+
+
+def _prior(
+    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int]
+) -> np.ndarray:
+    """Round profile of the PSF (NODES, NODES): the best Moffat profile, its rings rescaled to the light in the stars' rings."""
+    ny, nx = shape
+    ring = _best_moffat(model, stamps, good, stars, gain, shape)
     predicted = np.empty_like(stamps)
     psf_solve.predict(ring[None].astype(np.float32), stars.x, stars.y, nx, ny, predicted)
-    weight = _weights(stamps, predicted, good, stars, gain, fit, 4.0).astype(np.float64)
+    weight = _weights(stamps, predicted, good, stars, gain, 4.0).astype(np.float64)
     grid = np.arange(STAMP) - STAMP // 2
     dx = grid[None, None, :] + np.floor(stars.x + 0.5)[:, None, None] - stars.x[:, None, None]
     dy = grid[None, :, None] + np.floor(stars.y + 0.5)[:, None, None] - stars.y[:, None, None]
@@ -186,6 +255,47 @@ def _prior(
     down = np.bincount(bins, (weight * predicted * predicted).ravel(), minlength=13)
     factor = _smooth_factor(up, down)
     return ring * np.interp(node_radius(), np.arange(13) + 0.5, factor)
+
+
+def _best_moffat(
+    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int]
+) -> np.ndarray:
+    """Coefficients (NODES, NODES) of the Moffat profile that fits the brightest stars (Gauss-Newton in log width, log beta).
+
+    The flux of each star is free (projected out), so that a wrong first model does not keep itself.
+    """
+    ny, nx = shape
+    some = np.argsort(-stars.flux)[:MOFFAT_STARS]
+    x, y, t = stars.x[some], stars.y[some], stamps[some].astype(np.float64)
+    first = np.empty(t.shape, np.float32)
+    psf_solve.predict(model.coefficients, x, y, nx, ny, first)
+    weight = _weights(stamps[some], first, good[some], stars.keep(some), gain, 4.0).astype(np.float64)
+
+    def plane(log_width: float, log_beta: float) -> np.ndarray:
+        return moffat(float(np.exp(log_width)), shape, float(np.exp(log_beta))).coefficients
+
+    def stamps_of(log_width: float, log_beta: float) -> np.ndarray:
+        out = np.empty(t.shape, np.float32)
+        psf_solve.predict(plane(log_width, log_beta), x, y, nx, ny, out)
+        return out.astype(np.float64)
+
+    p = np.log([model.fwhm_px, 3.0])
+    low, high = np.log([0.6 * model.fwhm_px, 1.6]), np.log([1.7 * model.fwhm_px, 8.0])
+    for _ in range(4):
+        m = stamps_of(*p)
+        slopes = [(stamps_of(p[0] + 0.02, p[1]) - m) / 0.02, (stamps_of(p[0], p[1] + 0.05) - m) / 0.05]
+        mm = np.maximum((weight * m * m).sum(axis=(1, 2)), 1e-30)
+        scale = (weight * t * m).sum(axis=(1, 2)) / mm
+        flat = [d - m * ((weight * m * d).sum(axis=(1, 2)) / mm)[:, None, None] for d in slopes]
+        remainder = t - scale[:, None, None] * m
+        flat = [scale[:, None, None] * d for d in flat]
+        normal = np.array([[(weight * a * b).sum() for a in flat] for b in flat])
+        # beta is 3 within a factor 1.5 a priori: few stars say nothing about it
+        normal += np.diag([1e-6, 1.0 / 0.4**2])
+        right = np.array([(weight * a * remainder).sum() for a in flat]) + [0.0, (np.log(3.0) - p[1]) / 0.4**2]
+        p = np.clip(p + np.clip(np.linalg.solve(normal, right), -0.3, 0.3), low, high)
+    log.debug('moffat %s', np.exp(p))
+    return plane(*p)[0].astype(np.float64)
 
 
 def _smooth_factor(up: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -202,13 +312,13 @@ def _smooth_factor(up: np.ndarray, down: np.ndarray) -> np.ndarray:
 
 
 def _weights(
-    stamps: np.ndarray, predicted: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, fit: FitConfig, outlier: float
+    stamps: np.ndarray, predicted: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, outlier: float
 ) -> np.ndarray:
     """Inverse variances of flux-normalised stamps; Huber's weights for outliers; 0 where not good."""
     flux = stars.flux[:, None, None].astype(np.float32)
     sky = stars.sky[:, None, None].astype(np.float32)
     light = np.maximum(predicted, 0.0)
-    variance = (sky + flux * light / gain + (2.0 * fit.model_error_floor * flux * light) ** 2) / flux**2
+    variance = (sky + flux * light / gain + (WEIGHT_ERROR * flux * light) ** 2) / flux**2
     distance = np.abs(stamps - predicted) / np.sqrt(variance)
     return np.asarray(good / variance * np.minimum(1.0, outlier / np.maximum(distance, 1e-6)), np.float32)
 
@@ -219,26 +329,26 @@ def _conjugate_gradient(
     weight: np.ndarray,
     stars: _Stars,
     shape: tuple[int, int],
-    stiffness: np.ndarray,
+    penalty: _Penalty,
     target: np.ndarray,
     iterations: int,
 ) -> np.ndarray:
-    """Minimise sum w (stamp - predicted)^2 + sum stiffness (c - target)^2 over the coefficients (preconditioned CG)."""
+    """Minimise sum w (stamp - predicted)^2 + the penalty of c - target over the coefficients (preconditioned CG)."""
     ny, nx = shape
     predicted, pulled = np.empty_like(stamps), np.empty(start.shape)
 
     def normal(direction: np.ndarray) -> np.ndarray:
         psf_solve.predict(direction.astype(np.float32), stars.x, stars.y, nx, ny, predicted)
         psf_solve.gather(weight * predicted, stars.x, stars.y, nx, ny, pulled)
-        return pulled + stiffness * direction
+        return pulled + penalty.apply(direction)
 
     psf_solve.gather(weight * stamps, stars.x, stars.y, nx, ny, pulled)
     solution = start.astype(np.float64)
-    remainder = pulled + stiffness * target
+    remainder = pulled + penalty.apply(target)
     remainder = remainder - normal(solution)
     diagonal = np.empty(start.shape)
     psf_solve.curvature(weight, stars.x, stars.y, nx, ny, diagonal)
-    diagonal += stiffness
+    diagonal += penalty.diagonal()
     shaped = remainder / diagonal
     direction = shaped.copy()
     product = float((remainder * shaped).sum())

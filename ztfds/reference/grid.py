@@ -39,7 +39,7 @@ class CoarseGrid:
 
     def shifted(self, dx: np.ndarray, dy: np.ndarray) -> CoarseGrid:
         """The same grid with input positions moved by (dx, dy) at each node."""
-        return CoarseGrid(self.x + dx, self.y + dy, self.step, self.shape)
+        return CoarseGrid(_plain(self.x + dx), _plain(self.y + dy), self.step, self.shape)
 
     def nodes(self) -> tuple[np.ndarray, np.ndarray]:
         """Output positions (x, y) of the nodes, each (gy, gx)."""
@@ -63,6 +63,10 @@ class CoarseGrid:
             return (1 - b) * low + b * ((1 - a) * grid[j + 1, i] + a * grid[j + 1, i + 1])
 
         return mix(self.x), mix(self.y)
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.float64)
 
 
 def _nodes(shape: tuple[int, int], step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +94,7 @@ def coarse_grid(out_wcs: WCS, in_wcs: WCS, shape: tuple[int, int], step: int) ->
     x, y = _nodes(shape, step)
     ra, dec = out_wcs.all_pix2world(x.ravel(), y.ravel(), 0)
     px, py = in_wcs.all_world2pix(ra, dec, 0, quiet=True)
-    return CoarseGrid(px.reshape(x.shape), py.reshape(x.shape), step, shape)
+    return CoarseGrid(_plain(px.reshape(x.shape)), _plain(py.reshape(x.shape)), step, shape)
 
 
 def resample_image(image: np.ndarray, grid: CoarseGrid, factor: float = 1.0) -> np.ndarray:
@@ -132,8 +136,9 @@ def resample_mask(mask: np.ndarray, grid: CoarseGrid, reach: int, outside: int) 
     -------
     (ny, nx) uint16
     """
+    mask = np.ascontiguousarray(mask, np.uint16)
     spread = np.empty_like(mask)
-    kernels.spread_mask(np.ascontiguousarray(mask), reach, spread)
+    kernels.spread_mask(mask, reach, spread)
     out = np.empty(grid.shape, np.uint16)
     kernels.gather_mask(spread, grid.x, grid.y, grid.step, outside, out)
     return out

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from psycopg2 import sql
 
+from ztfds.alerts.association import RADIUS_ARCSEC
 from ztfds.registry import sky
 from ztfds.registry.database import Cursor, copy_rows, insert, rows, transaction
 
-RADIUS_ARCSEC = 1.5
-"""Radius of the history of a position."""
-HISTORY_DAYS = 30.0
-"""Look-back of the history in alert packets."""
 _CHUNK = 40
 
 _types: dict[str, str] = {}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg2.extras
 
-from ztfds.registry.database import Cursor, fetch_all, insert, json_safe, rows
+from ztfds.formats.atomic import Written
+from ztfds.registry.database import Cursor, fetch_all, insert, json_safe, rows, transaction
 
 
 class Config(Protocol):
@@ -122,6 +125,41 @@ def register(cursor: Cursor, subject: Subject, values: Mapping[str, Any]) -> dic
     row = insert(cursor, "products", {**vars(subject), **values, "vbest": 0 if locked else 1}, "returning *")
     assert row is not None
     return row
+
+
+def register_document(dsn: str, *, kind: str, dataset: str, nid: int, written: Written, archive: Path) -> int:
+    """Register a document that lies in the archive (a report): a new content replaces the former version.
+
+    Parameters
+    ----------
+    dsn : str
+    kind, dataset : str
+        E.g. ``nightreport_html`` of ``night/<nid>``.
+    nid : int
+        Night.
+    written : Written
+        The file, below `archive`.
+    archive : Path
+        Root of the archive.
+
+    Returns
+    -------
+    int
+        product_id.
+    """
+    path = written.path.resolve().relative_to(Path(archive).resolve()).as_posix()
+    provenance = hashlib.sha256(f"{kind}/{dataset}/{written.sha256}".encode()).hexdigest()
+    step = Step("report", "1")
+    with transaction(dsn) as cursor:
+        cursor.execute("select ensure_night(%s)", (nid,))
+        version = next_version(cursor, dataset)
+        if before := by_provenance(cursor, provenance):
+            return int(before[kind]["product_id"])
+        note_versions(cursor, step, f"{step.name}/{step.version}", None)
+        file = {"filename": written.path.name, "path": path, "bytes": written.bytes, "sha256": written.sha256}
+        values = {"provenance_id": provenance, "kind": kind, "step": step.name, "version": version, **file}
+        row = register(cursor, Subject(dataset, nid=nid), {**values, "swversion": f"{step.name}/{step.version}"})
+        return int(row["product_id"])
 
 
 def restore(cursor: Cursor, product_id: int, path: str, size: int, sha256: str) -> None:

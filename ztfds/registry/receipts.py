@@ -10,9 +10,10 @@ import psycopg2.extras
 from ztfds.registry.database import Cursor, fetch_all, insert, rows, transaction
 
 
-def find(cursor: Cursor, filename: str, source: str) -> dict[str, Any] | None:
-    """The receipt of this very arrival (file name and device:inode:mtime of the source), None if it is a new one."""
-    found = rows(cursor, "select * from receipts where filename = %s and source = %s", (filename, source))
+def find(cursor: Cursor, filename: str, source: str, sha256: str) -> dict[str, Any] | None:
+    """The receipt of this very arrival (name, device:inode:mtime of the source, checksum), None if it is a new one."""
+    query = "select * from receipts where filename = %s and source = %s and sha256 = %s"
+    found = rows(cursor, query, (filename, source, sha256))
     return found[0] if found else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from astropy import units
 from astropy_healpix import core
 from psycopg2 import sql
 
@@ -32,7 +33,7 @@ def cell(ra: np.ndarray | float, dec: np.ndarray | float, order: int = ORDER) ->
     -------
     int64 array of shape (n,)
     """
-    lon, lat = np.radians(np.atleast_1d(ra)), np.radians(np.atleast_1d(dec))
+    lon, lat = np.atleast_1d(ra) * units.deg, np.atleast_1d(dec) * units.deg
     return np.asarray(core.lonlat_to_healpix(lon, lat, 2**order, order="nested"), np.int64)
 
 
@@ -48,7 +49,8 @@ def _cover_order(radius_arcsec: float) -> int:
 def _neighbourhood(ra: np.ndarray | float, dec: np.ndarray | float, order: int) -> np.ndarray:
     """Cells of positions with their neighbours, sorted, each once."""
     centre = cell(ra, dec, order)
-    around = np.asarray(core.neighbours(centre, 2**order, order="nested"), np.int64)
+    with np.errstate(invalid="ignore"):  # at eight points of the sphere a neighbour is missing
+        around = np.asarray(core.neighbours(centre, 2**order, order="nested"), np.int64)
     every = np.unique(np.concatenate([centre, around.ravel()]))
     return every[every >= 0]
 
@@ -56,8 +58,8 @@ def _neighbourhood(ra: np.ndarray | float, dec: np.ndarray | float, order: int) 
 def _cone(ra: np.ndarray | float, dec: np.ndarray | float, radius_arcsec: float) -> tuple[int, np.ndarray]:
     """Order and sorted cells, a sixth of the radius wide or so, that overlap one wide circle."""
     order = int(np.clip(np.floor(np.log2(_CELL_ARCSEC / radius_arcsec)) + 2, 0, ORDER))
-    lon, lat = np.radians(np.ravel(ra)[0]), np.radians(np.ravel(dec)[0])
-    found = core.healpix_cone_search(lon, lat, np.radians(radius_arcsec / 3600.0), 2**order, order="nested")
+    lon, lat = np.ravel(ra)[0] * units.deg, np.ravel(dec)[0] * units.deg
+    found = core.healpix_cone_search(lon, lat, radius_arcsec * units.arcsec, 2**order, order="nested")
     return order, np.unique(np.asarray(found, np.int64))
 
 

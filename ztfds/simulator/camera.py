@@ -77,7 +77,8 @@ class Quadrant:
         """Coefficients of the smooth response in one filter (see `kernels.apply_response`)."""
         rng = np.random.default_rng([self.seed, 52, self.rcid, fid])
         terms = rng.normal(0, self.config.lowfreq_response * 0.4, 5)
-        return np.array(terms + [0, 0, -0.3, 0, -0.3] * np.float64(self.config.lowfreq_response), np.float32)
+        vignetting = self.config.lowfreq_response * np.array([0, 0, -0.3, 0, -0.3])
+        return (terms + vignetting).astype(np.float32)
 
     def lamp(self, fid: int) -> F32:
         """Coefficients of the flat screen's illumination across the quadrant."""

@@ -8,19 +8,25 @@ with u = a dx^2 + 2 b dx dy + c dy^2, pixels; both are the delivered profile, pi
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Number = float | np.floating[Any]
 
 _GOLDEN = 2.399963229728653
 _SHAPE = "float32[::1]"
 
 
 @nb.njit(f"void(float32[:, ::1], float64, float64, float32, int64, {_SHAPE})", cache=True, nogil=True, fastmath=True)
-def paint_one(image, x, y, flux, radius, s):
+def paint_one(image: F32, x: float, y: float, flux: Number, radius: int, s: F32) -> None:
     """Add one point source of `flux` (DN) at (x, y) inside a square of half-width `radius` pixels."""
     ny, nx = image.shape
-    jx, jy = int(math.floor(x + 0.5)), int(math.floor(y + 0.5))
+    jx, jy = math.floor(x + 0.5), math.floor(y + 0.5)
     x0, x1 = max(0, jx - radius), min(nx, jx + radius + 1)
     y0, y1 = max(0, jy - radius), min(ny, jy + radius + 1)
     fx, one = np.float32(x0 - x), np.float32(1.0)
@@ -40,7 +46,7 @@ def paint_one(image, x, y, flux, radius, s):
 
 @nb.njit("void(float32[:, ::1], float64[::1], float64[::1], float32[::1], int64[::1], float32[:, ::1])",
          cache=True, nogil=True, fastmath=True)
-def paint_points(image, x, y, flux, radius, shapes):
+def paint_points(image: F32, x: F64, y: F64, flux: F32, radius: NDArray[np.int64], shapes: F32) -> None:
     """Add point sources; arrays of equal length, `shapes` (n, 10)."""
     for k in range(x.size):
         paint_one(image, x[k], y[k], flux[k], radius[k], shapes[k])
@@ -48,7 +54,8 @@ def paint_points(image, x, y, flux, radius, shapes):
 
 @nb.njit("void(float32[:, ::1], float64[::1], float64[::1], float32[::1], float32[::1], float32[::1], float32[::1],"
          " uint8[::1], float32[:, ::1], float32[:, ::1], float64)", cache=True, nogil=True, fastmath=True)
-def paint_galaxies(image, x, y, flux, re, axis, pa, kind, shapes, profile, faint_dn):
+def paint_galaxies(image: F32, x: F64, y: F64, flux: F32, re: F32, axis: F32, pa: F32, kind: NDArray[np.uint8],
+                   shapes: F32, profile: F32, faint_dn: float) -> None:
     """Add galaxies as spirals of equal points, each seen through the full point-spread function.
 
     `re` half-light radius in px along the major axis, `axis` ratio, `pa` angle (rad) of the major axis from +x to +y,
@@ -74,7 +81,7 @@ def paint_galaxies(image, x, y, flux, re, axis, pa, kind, shapes, profile, faint
 
 
 @nb.njit("void(float32[:, ::1], float64, float64, float64, float64, float64)", cache=True, nogil=True)
-def paint_ring(image, x, y, inner, outer, total_dn):
+def paint_ring(image: F32, x: float, y: float, inner: float, outer: float, total_dn: float) -> None:
     """Add an evenly lit ring (a disc where `inner` is 0) holding `total_dn`."""
     ny, nx = image.shape
     value = np.float32(total_dn / (math.pi * (outer * outer - inner * inner)))
@@ -86,7 +93,7 @@ def paint_ring(image, x, y, inner, outer, total_dn):
 
 
 @nb.njit("void(float32[:, ::1], float64, float64, float64, float64, float64)", cache=True, nogil=True)
-def shade_ring(response, x, y, inner, outer, factor):
+def shade_ring(response: F32, x: float, y: float, inner: float, outer: float, factor: float) -> None:
     """Multiply a ring by `factor`: the shadow of a dust grain."""
     ny, nx = response.shape
     for iy in range(max(0, int(y - outer)), min(ny, int(y + outer) + 2)):
@@ -97,7 +104,7 @@ def shade_ring(response, x, y, inner, outer, factor):
 
 
 @nb.njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
-def _mix(key, index):
+def _mix(key: np.uint64, index: np.uint64) -> np.uint64:
     """SplitMix64 of a counter: the same pixel always gets the same number, without storing a map."""
     z = key + index * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -106,7 +113,7 @@ def _mix(key, index):
 
 
 @nb.njit("float32(uint64)", cache=True, nogil=True, inline="always")
-def _normal(z):
+def _normal(z: np.uint64) -> np.float32:
     """Nearly normal deviate (mean 0, variance 1): sum of the four 16-bit parts of a random word."""
     low = np.uint64(0xFFFF)
     total = (z & low) + ((z >> np.uint64(16)) & low) + ((z >> np.uint64(32)) & low) + (z >> np.uint64(48))
@@ -114,7 +121,7 @@ def _normal(z):
 
 
 @nb.njit("void(float32[:, ::1], uint64, float32, float32[::1])", cache=True, nogil=True)
-def apply_response(image, key, rms, smooth):
+def apply_response(image: F32, key: np.uint64, rms: Number, smooth: F32) -> None:
     """Multiply by pixel-to-pixel scatter `rms` and by 1 + s0 x + s1 y + s2 x^2 + s3 xy + s4 y^2, x and y in -1..1."""
     ny, nx = image.shape
     step_x, step_y, one = np.float32(2.0 / (nx - 1)), np.float32(2.0 / (ny - 1)), np.float32(1.0)
@@ -129,7 +136,7 @@ def apply_response(image, key, rms, smooth):
 
 
 @nb.njit("void(float32[:, ::1], float32[:, ::1], float32, float32)", cache=True, nogil=True, fastmath=True)
-def add_noise(image, normal, gain, read_noise_dn):
+def add_noise(image: F32, normal: F32, gain: Number, read_noise_dn: Number) -> None:
     """Add Poisson (as normal) and read noise in place; `normal` holds unit deviates, one per pixel."""
     ny, nx = image.shape
     inverse, floor = np.float32(1.0) / gain, read_noise_dn * read_noise_dn
@@ -140,7 +147,7 @@ def add_noise(image, normal, gain, read_noise_dn):
 
 
 @nb.njit("int64(float32[:, ::1], float32, float64)", cache=True, nogil=True)
-def bleed(image, well, up):
+def bleed(image: F32, well: Number, up: float) -> int:
     """Let charge above `well` flow along its column, the fraction `up` to higher rows; returns columns touched.
 
     Charge that reaches the first or last row is lost to the drains.
@@ -178,7 +185,8 @@ def bleed(image, well, up):
 
 @nb.njit("void(float32[:, ::1], uint16[:, ::1], float32[::1], uint64, float32, float32, boolean, boolean)",
          cache=True, nogil=True)
-def digitise(image, out, level, key, a, b, flip_x, flip_y):
+def digitise(image: F32, out: NDArray[np.uint16], level: F32, key: np.uint64, a: Number, b: Number, flip_x: bool,
+             flip_y: bool) -> None:
     """Signal in true DN to raw counts: non-linearity, bias pattern, offset of each row, rounding, 16-bit limits.
 
     The inverse of true = x / (a x^2 + b x + 1) is x = 2t / ((1 - bt) + sqrt((1 - bt)^2 - 4 a t^2)).

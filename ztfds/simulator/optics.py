@@ -38,7 +38,7 @@ class PsfField:
 
     def __init__(self, seed: int, rcid: int, shape: tuple[int, int], seeing: Seeing, config: OpticsConfig) -> None:
         rng = np.random.default_rng([seed, 11, rcid])
-        self.shape, self.seeing = shape, seeing
+        self.rcid, self.shape, self.seeing = rcid, shape, seeing
         self._width = rng.normal(0, [0.015, 0.015, 0.010])
         self._e = rng.normal(0, config.ellipticity * 0.4, (2, 5))
         self._coma = rng.normal(0, 0.12, (2, 3))

@@ -270,7 +270,7 @@ def conditions(plan: Plan, exposure: PlannedExposure, extra_cloud_mag: float = 0
     zeropoint = (optics.zeropoint_mag[fid - 1] + 2.5 * math.log10(exposure.exptime / EXPTIME_S) - cloud
                  - optics.extinction_mag[fid - 1] * (x - 1.2))
     return Conditions(
-        seeing, zeropoint, _sky_dn(plan, exposure, x, cloud), tuple(rng.normal(0, 0.004, 2)),
+        seeing, zeropoint, _sky_dn(plan, exposure, x, cloud), (float(rng.normal(0, 0.004)), float(rng.normal(0, 0.004))),
         (float(ra), float(dec)), float(rng.normal(0, optics.rotation_error_deg)),
         plan.camera.pixel_scale_arcsec * (1 + float(rng.normal(0, optics.scale_error))), x, cloud)
 

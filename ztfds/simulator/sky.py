@@ -186,7 +186,7 @@ def _tiles_in_cone(ra: float, dec: float, radius: float) -> list[tuple[int, int]
     n_bands = int(180 / TILE_DEG)
     first = max(0, int((dec - radius + 90.0) / TILE_DEG))
     last = min(n_bands - 1, int((dec + radius + 90.0) / TILE_DEG))
-    out = []
+    out: list[tuple[int, int]] = []
     for band in range(first, last + 1):
         n = _cells(band)
         edge = max(abs(band * TILE_DEG - 90.0), abs((band + 1) * TILE_DEG - 90.0))

@@ -20,13 +20,18 @@ FIRST_NAME = sum(26**k for k in range(NAME_LETTERS))
 """Bijective base-26 value of ``aaaaaaa`` (321272407): what a year's counter 0 stands for."""
 LAST_COUNT = 26**NAME_LETTERS - 1
 
-# A double holds a Julian date to 5e-10 d. Adding four times that keeps 0.307660 from being truncated to 0.307659.
-_ROUNDING_DAYS = 2e-9
+NID_ZERO_MJD = 57754
+_JD_MINUS_MJD = 2400000.5
+_DIGITS = 7
 
 
 def _days(jd: float) -> float:
-    """Days since night 0."""
-    return jd - NID_ZERO_JD + _ROUNDING_DAYS
+    """Days since night 0, by way of the MJD in seven decimals.
+
+    Truncating this to five decimals gives the day fraction of every real packet, also of those whose fraction is a round
+    number, where the Julian date's own rounding (5e-10 d) would decide otherwise.
+    """
+    return round(jd - _JD_MINUS_MJD, _DIGITS) - NID_ZERO_MJD
 
 
 def nid(jd: float) -> int:
@@ -79,6 +84,10 @@ def candid(pid: int, positive: bool, tblid: int, version: int = 1) -> int:
         Row in the extraction table of that sign, 0..4999.
     version : int
         Processing version of the night, 1..99: re-running keeps the numbers, re-processing with another one does not.
+
+    Notes
+    -----
+    The numbers fit in 64 bits until night 9222 (2 April 2042).
     """
     if not 0 <= tblid < 5000:
         raise BadName(f"table row {tblid} does not fit in a candidate number (0 to 4999)")
@@ -157,9 +166,8 @@ def parse_object_name(name: str) -> tuple[int, int]:
 
 def filefracday(jd: float) -> str:
     """UT date and six digits of the day fraction (truncated) of a Julian date: ``YYYYMMDDdddddd``."""
-    night = nid(jd)
-    fraction = math.floor((_days(jd) - night) * 1_000_000)
-    return f"{night_date(night)}{fraction:06d}"
+    night, fraction = divmod(round(_days(jd) * 10**_DIGITS), 10**_DIGITS)
+    return f"{night_date(night)}{fraction // 10:06d}"
 
 
 def jd_of_filefracday(ffd: str) -> float:

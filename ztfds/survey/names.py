@@ -50,7 +50,10 @@ class RawName:
         if not found:
             raise BadName(f"{filename!r} is not a raw file name ztf_<ffd>_<field>_<filter>_c<CC>_<type>.fits.fz")
         ffd, field, code, ccdid, kind = found.group(1, 2, 3, 4, 5)
-        ids.nid_of_date(ffd[:8])
+        try:
+            ids.nid_of_date(ffd[:8])
+        except BadName as error:
+            raise BadName(f"{filename!r}: {error.message}") from None
         name = cls(ffd, int(field), code, int(ccdid), kind)
         if not 1 <= name.ccdid <= 16:
             raise BadName(f"{filename!r}: CCD {name.ccdid} is outside 1 to 16")

@@ -1,0 +1,111 @@
+"""The DAG files: they parse, quickly and without the library; every task has its pool, queue, weight and retries."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ztfds.operations.services import airflow, state
+
+pytest.importorskip("airflow", reason="Airflow is not installed (extra 'services')")
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "dags").glob("*.py"))
+WEIGHTS = {"exposure": 1000, "calibration": 1000, "end_of_night": 100, "reference": 10}
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What Airflow finds in the DAG files."""
+    home = state.load_or_create(tmp_path_factory.mktemp("airflow") / "var")
+    dsns = {"airflow": f"sqlite:///{home.home}/airflow.db", "ztf_pipeline": "postgresql://nobody@127.0.0.1/none"}
+    environment = airflow.environment(home, dsns)
+    script = Path(__file__).with_name("parse_dags.py")
+    command = [sys.executable, str(script), str(ROOT / "dags")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_file_parses_and_holds_the_dag_of_its_name(parsed: dict[str, Any]) -> None:
+    assert parsed["errors"] == {}
+    assert set(parsed["dags"]) == {file.stem for file in FILES} == airflow.DAGS
+
+
+def test_parsing_imports_nothing_heavy(parsed: dict[str, Any]) -> None:
+    assert parsed["heavy"] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_dag_file_is_one_screen_and_imports_airflow_and_its_helpers_only(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 70
+    imported = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    allowed = {"datetime", "airflow.sdk", "ztfds_tasks", "ztfds_deadline"}
+    assert imported - allowed <= {"airflow.providers.standard.operators.trigger_dagrun"}
+
+
+def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -> None:
+    for dag_id, dag in parsed["dags"].items():
+        for task_id, task in dag["tasks"].items():
+            where = f"{dag_id}.{task_id}"
+            assert task["pool"] == airflow.POOL, where
+            assert task["weight"] == WEIGHTS[dag_id], where
+            assert task["rule"] == "absolute", where
+            assert task["queue"] == ("bulk" if dag_id == "reference" else "realtime"), where
+            assert task["policy"] == "ByConsequence", where
+
+
+def test_the_exposure_is_mapped_by_ccd_closed_in_any_case_and_has_a_deadline(parsed: dict[str, Any]) -> None:
+    dag = parsed["dags"]["exposure"]
+    assert dag["tasks"]["received"]["downstream"] == ["process_ccd"]
+    assert dag["tasks"]["process_ccd"]["mapped"]
+    assert dag["tasks"]["process_ccd"]["downstream"] == ["close"]
+    assert dag["tasks"]["close"]["trigger_rule"] == "all_done"
+    assert dag["deadlines"] == [600.0]
+
+
+def test_waiting_holds_no_slot(parsed: dict[str, Any]) -> None:
+    waiting = {
+        task_id: task for dag in parsed["dags"].values() for task_id, task in dag["tasks"].items() if task["mode"]
+    }
+    assert set(waiting) == {"frames", "settled"}
+    assert {task["mode"] for task in waiting.values()} == {"reschedule"}
+
+
+RETRIES = """
+from ztfds_tasks import ByConsequence
+from ztfds.survey import errors
+policy = ByConsequence()
+for error in (errors.DatabaseDown("x"), errors.CalibrationMissing("x"), errors.TruncatedFile("x"), errors.ConfigurationError("x"),
+              ValueError("x")):
+    print(type(error).__name__, policy.evaluate(error, 1, 10).action.value)
+print([policy.evaluate(errors.DatabaseDown("x"), n, 10).retry_delay.total_seconds() for n in (1, 2, 3, 9)])
+"""
+
+
+def test_retries_follow_the_class_of_the_error() -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}
+    command = [sys.executable, "-c", RETRIES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.splitlines()[-6:] == [
+        "DatabaseDown retry",
+        "CalibrationMissing retry",
+        "TruncatedFile fail",
+        "ConfigurationError fail",
+        "ValueError default",
+        "[10.0, 20.0, 40.0, 600.0]",
+    ]

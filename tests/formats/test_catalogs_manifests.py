@@ -1,0 +1,148 @@
+"""Static catalogs and manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.table import Table
+
+from ztfds.formats.catalogs import GAIA_DTYPE, PS1_DTYPE, StaticCatalogs
+from ztfds.formats.manifests import ManifestFile, make_manifest, read_manifest, write_manifest
+from ztfds.survey.errors import FilesMissing, MissingCatalog, MissingKeyword, TruncatedFile, UnreadableFile
+from ztfds.survey.fields import separation_deg
+
+
+def stars(rng: np.random.Generator, ra0: float, dec0: float, n: int = 2000) -> dict[str, np.ndarray]:
+    return {
+        "source_id": np.arange(n, dtype=np.int64) + 10**17,
+        "ra": (ra0 + rng.uniform(-1, 1, n) / np.cos(np.radians(min(abs(dec0), 89)))) % 360,
+        "dec": np.clip(dec0 + rng.uniform(-1, 1, n), -90, 90),
+        "gmag": rng.uniform(12, 20, n),
+    }
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(0.0, 0.0), (359.99, 45.0), (123.0, -29.0), (40.0, 89.6)])
+def test_cones_hold_exactly_the_stars_inside(tmp_path: Path, rng: np.random.Generator, ra: float, dec: float) -> None:
+    columns = stars(rng, ra, dec)
+    pq.write_table(pa.table(columns), tmp_path / "gaia.parquet")
+    found = StaticCatalogs(tmp_path).gaia(ra, dec, 0.5)
+    assert found.dtype == GAIA_DTYPE
+    inside = [separation_deg(ra, dec, a, d) <= 0.5 for a, d in zip(columns["ra"], columns["dec"], strict=True)]
+    assert set(found["source_id"]) == set(columns["source_id"][inside])
+    distances = [separation_deg(ra, dec, a, d) for a, d in zip(found["ra"], found["dec"], strict=True)]
+    assert distances == sorted(distances)
+    assert found["pmra"].tolist() == [0.0] * len(found) and (found["ref_epoch"] == 2015.5).all()
+
+
+def test_many_files_of_both_kinds_with_other_column_names(tmp_path: Path, rng: np.random.Generator) -> None:
+    one, two = stars(rng, 10, 5), stars(rng, 10, 7)
+    pq.write_table(pa.table(one), tmp_path / "gaia_tile1.parquet")
+    renamed = {
+        "ID": two["source_id"] + 5000,
+        "RAJ2000": two["ra"],
+        "DEJ2000": two["dec"],
+        "phot_g_mean_mag": two["gmag"],
+    }
+    Table(renamed).write(tmp_path / "gaia_tile2.fits")
+    found = StaticCatalogs(tmp_path).gaia(10, 6, 0.4)
+    assert (found["source_id"] < 10**17 + 2000).any() and (found["source_id"] >= 10**17 + 5000).any()
+    assert len(StaticCatalogs(tmp_path).gaia(200, -20, 0.4)) == 0
+
+
+def test_a_file_elsewhere_on_the_sky_is_not_opened(tmp_path: Path, rng: np.random.Generator) -> None:
+    pq.write_table(pa.table(stars(rng, 10, 5)), tmp_path / "gaia_1.parquet")
+    far = stars(rng, 10, 60)
+    del far["gmag"]  # opening it would raise
+    pq.write_table(pa.table(far), tmp_path / "gaia_2.parquet")
+    assert len(StaticCatalogs(tmp_path).gaia(10, 5, 0.4))
+    with pytest.raises(UnreadableFile, match="no column gmag"):
+        StaticCatalogs(tmp_path).gaia(10, 60, 0.4)
+
+
+def test_proper_motions_move_stars(tmp_path: Path) -> None:
+    # Barnard's star: pmra -801.6, pmdec 10362.4 mas/yr.
+    row = {"source_id": [1], "ra": [269.45], "dec": [4.70], "gmag": [8.2], "pmra": [-801.6], "pmdec": [10362.4]}
+    pq.write_table(pa.table(row), tmp_path / "gaia.parquet")
+    catalogs = StaticCatalogs(tmp_path)
+    jd = 2451545.0 + 25.5 * 365.25  # J2025.5: ten years after 2015.5
+    still, moved = catalogs.gaia(269.45, 4.7, 0.1)[0], catalogs.gaia(269.45, 4.7, 0.1, epoch_jd=jd)[0]
+    assert (moved["dec"] - still["dec"]) * 3600 == pytest.approx(103.624, abs=1e-3)
+    assert (moved["ra"] - still["ra"]) * 3600 * np.cos(np.radians(4.7)) == pytest.approx(-8.016, abs=1e-3)
+    assert moved["ref_epoch"] == pytest.approx(2025.5)
+    assert still["dec"] == 4.70
+
+
+def test_ps1_fills_what_is_not_there(tmp_path: Path) -> None:
+    table = {
+        "objID": [7, 8],
+        "raMean": [10.0, 10.1],
+        "decMean": [5.0, 5.0],
+        "gMeanPSFMag": [-999.0, 18.0],
+        "r": [17.0, 17.5],
+    }
+    pq.write_table(pa.table(table), tmp_path / "ps1_x.parquet")
+    found = StaticCatalogs(tmp_path).ps1(10.0, 5.0, 1.0)
+    assert found.dtype == PS1_DTYPE
+    assert found["objid"].tolist() == [7, 8]
+    assert np.isnan(found["g"][0]) and found["g"][1] == 18.0
+    assert found["r"].tolist() == [17.0, 17.5]
+    assert np.isnan(found["i"]).all()
+    assert found["sgscore"].tolist() == [0.5, 0.5]
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "gaia.parquet"
+    pq.write_table(pa.table({"source_id": [1], "ra": [10.0], "dec": [5.0], "gmag": [15.0]}), path)
+    assert len(StaticCatalogs(tmp_path).gaia(10, 5, 0.1)) == 1
+    pq.write_table(pa.table({"source_id": [1, 2], "ra": [10.0, 10.01], "dec": [5.0, 5.0], "gmag": [15.0, 16.0]}), path)
+    assert len(StaticCatalogs(tmp_path).gaia(10, 5, 0.1)) == 2
+
+
+def test_absent_and_broken_catalogs(tmp_path: Path) -> None:
+    with pytest.raises(MissingCatalog, match="gaia"):
+        StaticCatalogs(tmp_path).gaia(10, 5, 0.1)
+    (tmp_path / "gaia.parquet").write_bytes(b"not a table")
+    with pytest.raises(UnreadableFile):
+        StaticCatalogs(tmp_path).gaia(10, 5, 0.1)
+
+
+def manifest_files(n: int = 3) -> list[ManifestFile]:
+    return [ManifestFile(f"ztf_2019031730763{k}_000712_zg_c08_o.fits.fz", 1000 + k, f"{k:064x}") for k in range(n)]
+
+
+def test_manifests_come_back(tmp_path: Path) -> None:
+    manifest = make_manifest("20190317", "night", "tiny", "2019-03-17T13:00:00Z", manifest_files())
+    done = write_manifest(tmp_path, manifest)
+    assert done.path.name == "ztf_20190317_manifest.json"
+    assert read_manifest(done.path) == manifest
+    assert manifest.nid == 805
+    content = json.loads(done.path.read_text())
+    assert set(content) == {"night", "nid", "part", "camera", "created", "files"}
+    assert set(content["files"][0]) == {"name", "bytes", "sha256"}
+
+
+def test_broken_manifests_are_named(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, make_manifest("20190317", "night", "tiny", "", manifest_files())).path
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(TruncatedFile):
+        read_manifest(path)
+    path.write_text("{,")
+    with pytest.raises(UnreadableFile):
+        read_manifest(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(UnreadableFile):
+        read_manifest(path)
+    path.write_text(text.replace('"camera"', '"camara"'))
+    with pytest.raises(MissingKeyword, match="camera"):
+        read_manifest(path)
+    path.write_text(text.replace("805", "806"))
+    with pytest.raises(UnreadableFile, match="contradicts"):
+        read_manifest(path)
+    with pytest.raises(FilesMissing):
+        read_manifest(tmp_path / "none.json")

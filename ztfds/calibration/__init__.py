@@ -1,0 +1,1 @@
+"""Calibration frames: stacks of biases and flats, and when they are accepted."""

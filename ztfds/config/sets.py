@@ -1,0 +1,65 @@
+"""Named sets of settings: one for the real camera, one for the small one that tests run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ztfds.config.alerts import AlertConfig
+from ztfds.config.base import StepConfig
+from ztfds.config.detrend import BiasConfig, DetrendConfig, FlatConfig, IngestConfig, SplitConfig
+from ztfds.config.difference import DifferenceConfig, ReferenceConfig
+from ztfds.config.photometry import ScienceConfig
+from ztfds.survey.camera import Camera
+from ztfds.survey.errors import ConfigurationError
+
+
+class ConfigSet(StepConfig):
+    """The settings of every step."""
+
+    name: str = Field("ztf", description="Name of the set.", json_schema_extra={"critical": False})
+    ingest: IngestConfig = Field(default_factory=IngestConfig, description="Verification of raw files.")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="Overscan and linearity.")
+    bias: BiasConfig = Field(default_factory=BiasConfig, description="Bias stacks.")
+    flat: FlatConfig = Field(default_factory=FlatConfig, description="Flat stacks.")
+    detrend: DetrendConfig = Field(default_factory=DetrendConfig, description="Applying bias and flat.")
+    science: ScienceConfig = Field(
+        default_factory=ScienceConfig, description="Instrumental calibration: masks, astrometry, sources, zero point."
+    )
+    reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="Reference images.")
+    difference: DifferenceConfig = Field(default_factory=DifferenceConfig, description="Differences and candidates.")
+    alerts: AlertConfig = Field(default_factory=AlertConfig, description="Alert packets.")
+
+
+def ztf() -> ConfigSet:
+    """Settings of the real camera: the default of every step."""
+    return ConfigSet()
+
+
+def tiny() -> ConfigSet:
+    """Settings of the small camera: what each step says fits quadrants of 256 pixels."""
+    steps: dict[str, Any] = {
+        name: info.annotation.tiny()  # type: ignore[union-attr]
+        for name, info in ConfigSet.model_fields.items()
+        if name != "name"
+    }
+    return ConfigSet(name="tiny", **steps)
+
+
+_SETS = {"ztf": ztf, "ccd": ztf, "tiny": tiny}
+
+
+def named_set(name: str) -> ConfigSet:
+    """Find a set of settings by name (that of its camera); raise `ConfigurationError` for an unknown one."""
+    try:
+        return _SETS[name.lower()]()
+    except KeyError:
+        raise ConfigurationError(f"no set of settings is called {name!r}: known are {', '.join(_SETS)}") from None
+
+
+def set_for_camera(camera: Camera) -> ConfigSet:
+    """The set that fits a camera: its own, or by the size of its quadrants for an unnamed camera."""
+    return (
+        named_set(camera.name) if camera.name in _SETS else named_set("tiny" if camera.area_fraction < 0.05 else "ztf")
+    )

@@ -1,0 +1,1 @@
+"""Pixel corrections of one quadrant: overscan and linearity, then bias and flat."""

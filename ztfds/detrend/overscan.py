@@ -1,0 +1,131 @@
+"""The floating bias: a smooth, outlier-proof model of the overscan level of each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from ztfds.config.detrend import SplitConfig
+from ztfds.kernels import detrend as kernels
+from ztfds.survey.errors import WrongSize
+
+FLIPPED_Y = (3, 4)
+"""Quadrants whose rows are stored against the order of reading."""
+_BISQUARE = 4.685
+"""Tuning constant of Tukey's bisquare, 95 % efficient for normal errors."""
+_LEAST_ROWS_KEPT = 0.2
+
+
+@dataclass(frozen=True)
+class OverscanModel:
+    """Overscan level of each row.
+
+    Attributes
+    ----------
+    level : (ny,) float32, DN
+        Model, in the stored order of rows.
+    mean_dn : float
+        Mean of the model, DN.
+    drift_dn : float
+        Last minus first row in the order of reading, DN.
+    noise_dn : float
+        Median robust scatter of the columns within a row: the read noise, DN.
+    residual_dn : float
+        Robust scatter of (row level - model), DN.
+    rejected_fraction : float
+        Rows that were left out.
+    worst_block_dn : float
+        Largest absolute median residual of a block of rows, DN: a jump of the electronics or heavy contamination.
+    """
+
+    level: np.ndarray
+    mean_dn: float
+    drift_dn: float
+    noise_dn: float
+    residual_dn: float
+    rejected_fraction: float
+    worst_block_dn: float
+
+
+def model_overscan(overscan: np.ndarray, qid: int, config: SplitConfig) -> OverscanModel:
+    """Fit the overscan level along the rows, in the order of reading.
+
+    Within each row outliers are rejected; a Chebyshev polynomial is then fitted to the row levels, first to the medians
+    of blocks of rows with Tukey's bisquare (contaminated blocks lose all weight), then to the rows with rejection about
+    that. Charge that bright stars leave in the overscan therefore does not pull the model.
+
+    Parameters
+    ----------
+    overscan : (ny, nc) uint16
+        Strip as stored, raw DN: rows as in the image, columns in the order of reading.
+    qid : int
+        Quadrant 1..4: says at which end the reading of the rows begins.
+    config : SplitConfig
+
+    Raises
+    ------
+    WrongSize
+        The strip has too few columns or rows.
+    """
+    # The strip's columns are stored in the order of reading for every amplifier; its rows lie as those of the image.
+    strip = overscan[::-1] if qid in FLIPPED_Y else overscan
+    strip = strip[:, config.overscan_skip_first : strip.shape[1] - config.overscan_skip_last]
+    rows, columns = strip.shape
+    if columns < 3 or rows < 2 * config.overscan_blocks:
+        raise WrongSize(f"an overscan of {overscan.shape} leaves {columns} columns and {rows} rows for the model")
+    level, scatter = np.empty(rows, np.float32), np.empty(rows, np.float32)
+    kernels.row_levels(strip, config.overscan_clip_sigma, level, scatter)
+    model, kept = _fit(level, config)
+    residual = level - model
+    blocks = np.array_split(residual, config.overscan_blocks)
+    return OverscanModel(
+        level=np.ascontiguousarray(model[::-1] if qid in FLIPPED_Y else model, dtype=np.float32),
+        mean_dn=float(model.mean()),
+        drift_dn=float(model[-1] - model[0]),
+        noise_dn=float(np.median(scatter)),
+        residual_dn=_robust_sigma(residual[kept]),
+        rejected_fraction=float(1.0 - kept.mean()),
+        worst_block_dn=float(np.abs([np.median(block) for block in blocks]).max()),
+    )
+
+
+def _robust_sigma(values: np.ndarray) -> float:
+    """1.4826 times the median absolute deviation."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def _fit(level: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Model of the row levels and which rows were kept, both (ny,)."""
+    position = np.linspace(-1.0, 1.0, level.size)
+    start = _fit_blocks(position, level, config)
+    model = chebyshev.chebval(position, start)
+    kept = np.ones(level.size, bool)
+    # Neighbouring rows scatter independently: differences give the noise even where the level is contaminated.
+    noise = max(_robust_sigma(np.diff(level)) / np.sqrt(2.0), 0.02)
+    for _ in range(4):
+        before = kept
+        kept = np.abs(level - model) <= config.overscan_clip_sigma * noise
+        if kept.mean() < _LEAST_ROWS_KEPT:
+            return chebyshev.chebval(position, start), kept
+        model = chebyshev.chebval(position, chebyshev.chebfit(position[kept], level[kept], config.overscan_order))
+        if np.array_equal(before, kept):
+            break
+    return model, kept
+
+
+def _fit_blocks(position: np.ndarray, level: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Chebyshev coefficients from the medians of blocks of rows, by iteratively re-weighted least squares."""
+    x = np.array([block.mean() for block in np.array_split(position, config.overscan_blocks)])
+    y = np.array([np.median(block) for block in np.array_split(level, config.overscan_blocks)])
+    # Starting from the lowest order makes the first residuals honest: a full-order fit would follow a contaminated end.
+    coefficients = np.array([np.median(y)])
+    for order in [*range(config.overscan_order + 1), *[config.overscan_order] * 10]:
+        residual = y - chebyshev.chebval(x, coefficients)
+        scale = max(_robust_sigma(residual), 0.02)
+        weight = np.clip(1.0 - (residual / (_BISQUARE * scale)) ** 2, 0.0, None)
+        if (weight > 0).sum() <= order + 1:
+            break
+        coefficients = chebyshev.chebfit(x, y, order, w=weight)
+    return coefficients

@@ -1,0 +1,252 @@
+"""Bring science image and reference onto one grid, flux scale and sky, without holes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ztfds.config.difference import DifferenceConfig
+from ztfds.difference.matching import StarMatch, Warp, fit_warp, match_stars, residual_sky, select_stars
+from ztfds.difference.products import DifferenceInputs
+from ztfds.difference.subtract import Tile, tile_cores, with_margin
+from ztfds.kernels import resample as resample_kernels
+from ztfds.kernels import zogy as kernels
+from ztfds.reference.grid import CoarseGrid, coarse_grid, resample_image, resample_mask, resample_nearest, wcs_of
+from ztfds.survey import bits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Aligned images and what was learnt while aligning them.
+
+    Attributes
+    ----------
+    new, ref : (ny, nx) float32, DN
+        Science and reference, sky removed, science flux scale, finite.
+    sky : (ny, nx) float32, DN
+        Sky level of the science image.
+    var_new, var_ref : (ny, nx) float32, DN^2
+        Pixel variances, finite and positive.
+    mask : (ny, nx) uint16
+        OR of the masks, bad pixels grown.
+    blocked : (ny, nx) bool
+        Bad in either image, grown.
+    no_data : (ny, nx) bool
+        Outside the reference or without a number in either image.
+    tiles : list of Tile
+    match : StarMatch
+    warp : Warp
+    gain : float
+        Science DN per reference DN.
+    expected_gain : float
+        The same from the zero points; NaN where they are not known.
+    """
+
+    new: np.ndarray
+    ref: np.ndarray
+    sky: np.ndarray
+    var_new: np.ndarray
+    var_ref: np.ndarray
+    mask: np.ndarray
+    blocked: np.ndarray
+    no_data: np.ndarray
+    tiles: list[Tile]
+    match: StarMatch
+    warp: Warp
+    gain: float
+    expected_gain: float
+
+
+@dataclass(frozen=True)
+class _OnGrid:
+    """The reference on the science grid, on its own flux scale."""
+
+    pixels: np.ndarray
+    uncertainty: np.ndarray
+    mask: np.ndarray
+
+
+def prepare(inputs: DifferenceInputs, config: DifferenceConfig) -> Prepared:
+    """Resample, align, scale and patch.
+
+    The reference is resampled through the two WCS; star stamps give the residual warp, which is applied when it is
+    significant; then the flux ratio (median over the stars, or the zero points' where there are too few), the smooth
+    sky, and the patches of bad pixels.
+    """
+    science, reference = inputs.science, inputs.reference
+    shape = (science.pixels.shape[0], science.pixels.shape[1])
+    sky = science.background.level
+    new = science.pixels - sky
+    bad_new = ((science.mask & bits.HARD_BAD) != 0) | ~np.isfinite(new)
+    new[bad_new] = 0
+    grid = coarse_grid(wcs_of(science.header), wcs_of(reference.header), shape, config.grid_step_px)
+    ref = _on_grid(inputs, grid, config)
+    tiles = make_tiles(inputs, grid, config)
+    match = _match(inputs, new, ref, bad_new, tiles, config)
+    warp = fit_warp(match, shape, config)
+    if warp.significance >= config.warp_significance and config.warp_min_px <= warp.size <= config.max_warp_px:
+        log.info("residual warp of %.3f px (%.0f sigma) applied", warp.size, warp.significance)
+        ref = _on_grid(inputs, _warped(grid, warp), config)
+        match = _match(inputs, new, ref, bad_new, tiles, config)
+        warp = replace(fit_warp(match, shape, config), size=warp.size, significance=warp.significance)
+    expected = _expected_gain(inputs)
+    enough = match.size >= config.min_matches or (match.size >= 3 and not np.isfinite(expected))
+    gain = match.gain if enough else expected
+    return _join(inputs, new, sky, bad_new, ref, tiles, match, warp, (gain, expected), config)
+
+
+def _on_grid(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> _OnGrid:
+    """Resample pixels, uncertainty and mask of the reference; NaN of the reference are bridged and masked."""
+    reference = inputs.reference
+    holes = ~np.isfinite(reference.pixels)
+    pixels, mask = reference.pixels, reference.mask
+    if holes.any():
+        pixels, mask = pixels.copy(), mask | np.where(holes, np.uint16(bits.NAN), np.uint16(0))
+        resample_kernels.fill_holes(pixels, holes, config.fill_rings)
+    area = float(np.median(grid.area()))
+    return _OnGrid(
+        resample_image(pixels, grid),
+        resample_nearest(reference.uncertainty, grid) * np.float32(area),
+        resample_mask(mask, grid, config.mask_reach, bits.NAN),
+    )
+
+
+def _warped(grid: CoarseGrid, warp: Warp) -> CoarseGrid:
+    """Grid that reads the reference where the science image's stars are: at x - shift instead of x."""
+    x, y = grid.nodes()
+    dx, dy = warp.at(x, y, grid.shape)
+    moved = grid.at(x - dx, y - dy)
+    return CoarseGrid(moved[0], moved[1], grid.step, grid.shape).shifted(np.zeros(1), np.zeros(1))
+
+
+def make_tiles(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> list[Tile]:
+    """Tiles with the two local PSFs at their centres."""
+    science, reference = inputs.science, inputs.reference
+    if reference.psf is None:
+        raise ValueError("a reference without PSF cannot be subtracted")
+    tiles = []
+    for core in tile_cores(grid.shape, config):
+        y, x = 0.5 * (core[0] + core[1] - 1), 0.5 * (core[2] + core[3] - 1)
+        rx, ry = (float(v) for v in grid.at(np.array(x), np.array(y)))
+        rx, ry = min(max(rx, 0.0), reference.pixels.shape[1] - 1.0), min(max(ry, 0.0), reference.pixels.shape[0] - 1.0)
+        stamps = (science.psf.stamp(x, y, config.psf_size), reference.psf.stamp(rx, ry, config.psf_size))
+        tiles.append(Tile(core, with_margin(core, grid.shape, config.tile_margin_px), *map(_normalised, stamps)))
+    return tiles
+
+
+def _normalised(stamp: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(stamp / stamp.sum(), np.float32)
+
+
+def _match(
+    inputs: DifferenceInputs,
+    new: np.ndarray,
+    ref: _OnGrid,
+    bad_new: np.ndarray,
+    tiles: list[Tile],
+    config: DifferenceConfig,
+) -> StarMatch:
+    """Matching stars of the two images."""
+    science = inputs.science
+    hole = ~np.isfinite(ref.pixels)
+    ref.pixels[hole] = 0
+    bad = bad_new | ((ref.mask & bits.HARD_BAD) != 0)
+    header = science.header
+    saturate, magzp = float(header.get("SATURATE", np.inf)), float(header.get("MAGZP", np.nan))
+    rows = select_stars(science.psfcat, science.pixels, bad, saturate, magzp, config)
+    match = match_stars(new, ref.pixels, science.psfcat, rows, tiles, config)
+    ref.pixels[hole] = np.nan
+    return match
+
+
+def _expected_gain(inputs: DifferenceInputs) -> float:
+    """Science DN per reference DN from the zero points."""
+    new, ref = (float(h.get("MAGZP", np.nan)) for h in (inputs.science.header, inputs.reference.header))
+    return float(10 ** (0.4 * (new - ref)))
+
+
+def _join(
+    inputs: DifferenceInputs,
+    new: np.ndarray,
+    sky: np.ndarray,
+    bad_new: np.ndarray,
+    ref: _OnGrid,
+    tiles: list[Tile],
+    match: StarMatch,
+    warp: Warp,
+    gains: tuple[float, float],
+    config: DifferenceConfig,
+) -> Prepared:
+    """Scale, sky, patches, variances, masks."""
+    science = inputs.science
+    gain = gains[0] if np.isfinite(gains[0]) else 1.0
+    missing = ~np.isfinite(ref.pixels)
+    bad_ref = ((ref.mask & bits.HARD_BAD) != 0) | missing
+    ref.pixels[missing] = 0
+    mesh = residual_sky(new, ref.pixels, gain, bad_new | bad_ref, config).mesh_level
+    both = np.empty(new.shape, np.bool_)
+    kernels.match_and_patch(new, ref.pixels, bad_new, bad_ref, mesh, config.background_box_px, gain, both)
+    resample_kernels.fill_holes(new, both, config.fill_rings)
+    resample_kernels.fill_holes(ref.pixels, both, config.fill_rings)
+    mask = science.mask | ref.mask
+    blocked = grown_bad(mask, bad_new | bad_ref, config)
+    mask |= np.where(blocked & ((mask & bits.HARD_BAD) == 0), np.uint16(bits.NAN), np.uint16(0))
+    return Prepared(
+        new=new,
+        ref=ref.pixels,
+        sky=sky,
+        var_new=_clean_variance(pixel_variance(science.pixels, science.header), bad_new),
+        var_ref=_clean_variance((np.float32(gain) * ref.uncertainty) ** 2, bad_ref),
+        mask=mask,
+        blocked=blocked,
+        no_data=missing | ~np.isfinite(science.pixels),
+        tiles=tiles,
+        match=match,
+        warp=warp,
+        gain=gains[0],
+        expected_gain=gains[1],
+    )
+
+
+def grown_bad(mask: np.ndarray, bad: np.ndarray, config: DifferenceConfig) -> np.ndarray:
+    """Bad pixels grown by the reach of the difference kernel, farther around saturated ones.
+
+    Parameters
+    ----------
+    mask : (ny, nx) uint16
+    bad : (ny, nx) bool
+    config : DifferenceConfig
+
+    Returns
+    -------
+    (ny, nx) bool
+    """
+    saturated = (mask & bits.SATURATED) != 0
+    grown = bad | saturated
+    resample_kernels.grow(grown, config.mask_growth_px)
+    if saturated.any():
+        resample_kernels.grow(saturated, config.saturated_growth_px)
+        grown |= saturated
+    return grown
+
+
+def pixel_variance(pixels: np.ndarray, header: object) -> np.ndarray:
+    """Variance of each pixel of a science image from photons and read noise: p / gain + (read noise / gain)^2, DN^2."""
+    get = header.get  # type: ignore[attr-defined]
+    gain, noise = float(get("GAIN", 6.2)), float(get("READNOI", 10.0))
+    out = np.maximum(pixels, 0) / np.float32(gain)
+    out += np.float32((noise / gain) ** 2)
+    return out
+
+
+def _clean_variance(variance: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Variance with the median of the good pixels at bad ones; never below a thousandth of it."""
+    bad = bad | ~np.isfinite(variance)
+    sample = variance[::5, ::3][~bad[::5, ::3]]
+    middle = float(np.median(sample)) if sample.size else 1.0
+    variance[bad] = middle
+    return np.maximum(variance, np.float32(max(1e-3 * middle, 1e-12)), out=variance)

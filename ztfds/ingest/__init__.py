@@ -1,0 +1,1 @@
+"""Letting raw files in: verification against the name, the camera, the grid and themselves."""

@@ -1,0 +1,126 @@
+"""Verification of a raw CCD file before it is let in: whole, intact, the right size, and what it says it is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+from astropy.io import fits
+
+from ztfds.config.detrend import IngestConfig
+from ztfds.formats.raw import REQUIRED_KEYWORDS, RawCcd, read_raw
+from ztfds.survey import fields, ids
+from ztfds.survey.camera import Camera
+from ztfds.survey.errors import BadName, Mislabelled, MissingKeyword, ZtfdsError
+from ztfds.survey.names import IMAGE_TYPES, RawName
+from ztfds.survey.programs import by_id
+
+logger = logging.getLogger(__name__)
+
+_TEXT_KEYWORDS = frozenset({"IMGTYPE"})
+_DAY_S = 86400.0
+
+
+def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None) -> RawCcd:
+    """Read a raw CCD file and check everything that can be checked without the database.
+
+    In this order: the name follows the rules; the file is whole FITS; its checksums are right; there are four quadrants
+    of the camera's size with their overscans; the keywords that the reduction needs are there with usable values; the
+    header agrees with the name (CCD, image type, field, filter, date) and each extension with its place; the field is in
+    the grid and the telescope pointed at it.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file, under its own name.
+    camera : Camera
+        Which CCDs and what size of quadrants to expect.
+    config : IngestConfig, optional
+        Tolerances.
+
+    Returns
+    -------
+    RawCcd
+        The file in memory; its `header` and `name` have been found to agree.
+
+    Raises
+    ------
+    BadName, TruncatedFile, UnreadableFile, ChecksumMismatch, WrongSize, MissingKeyword, Mislabelled, OffGridField
+        What is wrong, all of them `BadData`; the message says it with the values.
+    FilesMissing
+        There is no such file.
+    """
+    config = config or IngestConfig()
+    path = Path(path)
+    name = RawName.parse(path.name)
+    try:
+        raw = read_raw(path, camera.quadrant_shape)
+        check_keywords(raw.header, name, config)
+        check_labels(raw, camera, config)
+        if name.imgtypecode == "o":
+            header = raw.header
+            fields.check_pointing(name.field, header["RAD"], header["DECD"], config.pointing_tolerance_deg)
+    except ZtfdsError as error:
+        raise error.located(exposure=name.exposure, step="ingest") from error.__cause__
+    logger.info("%s verified: %d HDUs with right checksums", path.name, raw.checksummed)
+    return raw
+
+
+def check_keywords(header: fits.Header, name: RawName, config: IngestConfig) -> None:
+    """Raise `MissingKeyword` unless all required keywords of the image type are there and usable."""
+    required = REQUIRED_KEYWORDS[name.imgtypecode]
+    missing = [keyword for keyword in required if header.get(keyword) is None]
+    if missing:
+        raise MissingKeyword(f"{name.filename} lacks {', '.join(missing)}")
+    for keyword in required:
+        value = header[keyword]
+        usable = isinstance(value, str) and value.strip() if keyword in _TEXT_KEYWORDS else _is_number(value)
+        if not usable:
+            raise MissingKeyword(f"{name.filename}: {keyword} = {value!r} is not usable")
+    if name.imgtypecode == "o":
+        _check_science_values(header, name, config)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a header value is a finite number (FITS logicals are not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_science_values(header: fits.Header, name: RawName, config: IngestConfig) -> None:
+    """Raise `MissingKeyword` for values of an on-sky exposure that cannot be true."""
+    low, high = config.exptime_range_s
+    if not low <= header["EXPTIME"] <= high:
+        raise MissingKeyword(f"{name.filename}: EXPTIME = {header['EXPTIME']} s is outside {low:g} to {high:g}")
+    if not (0.0 <= header["RAD"] <= 360.0 and -90.0 <= header["DECD"] <= 90.0):
+        raise MissingKeyword(f"{name.filename}: RAD, DECD = {header['RAD']}, {header['DECD']} is no position")
+    if header["AIRMASS"] < 1.0 - config.airmass_tolerance:
+        raise MissingKeyword(f"{name.filename}: AIRMASS = {header['AIRMASS']} is below 1")
+    try:
+        by_id(int(header["PROGRMID"]))
+    except BadName as error:
+        raise MissingKeyword(f"{name.filename}: PROGRMID = {header['PROGRMID']}: {error.message}") from error
+
+
+def check_labels(raw: RawCcd, camera: Camera, config: IngestConfig) -> None:
+    """Raise `Mislabelled` unless the header says the same as the name, and each extension what its place says."""
+    name, header = raw.name, raw.header
+    pairs: list[tuple[str, object, object]] = [
+        ("CCD_ID", int(header["CCD_ID"]), name.ccdid),
+        ("IMGTYPE", str(header["IMGTYPE"]).strip().lower(), IMAGE_TYPES[name.imgtypecode]),
+    ]
+    if name.imgtypecode in "of":
+        pairs.append(("FILTERID", int(header["FILTERID"]), name.fid))
+    if name.imgtypecode == "o":
+        pairs.append(("FIELDID", int(header["FIELDID"]), name.field))
+    for quadrant in raw.quadrants:
+        if "AMP_ID" in quadrant.header:
+            pairs.append((f"AMP_ID of quadrant {quadrant.qid}", quadrant.header["AMP_ID"], quadrant.qid - 1))
+    wrong = [f"{keyword} is {stated!r}, expected {said!r}" for keyword, stated, said in pairs if stated != said]
+    if wrong:
+        raise Mislabelled(f"{name.filename}: {'; '.join(wrong)}")
+    off = (float(header["OBSJD"]) - ids.jd_of_filefracday(name.ffd)) * _DAY_S
+    if abs(off) > config.date_tolerance_s:
+        raise Mislabelled(f"{name.filename}: OBSJD is {off:.1f} s after the date in the name")
+    if name.ccdid not in camera.ccdids:
+        raise Mislabelled(f"{name.filename}: camera {camera.name} has no CCD {name.ccdid}")

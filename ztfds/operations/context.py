@@ -1,0 +1,90 @@
+"""Where everything is: what the wiring of steps needs to know of its surroundings, handed in from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ztfds.config.sets import ConfigSet, named_set, set_for_camera
+from ztfds.formats.catalogs import StaticCatalogs
+from ztfds.registry.runner import Runner, no_fault
+from ztfds.survey.camera import Camera, get_camera
+from ztfds.survey.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Context:
+    """Database, folders, camera and settings; built once per task.
+
+    Attributes
+    ----------
+    dsn : str
+        Database as the role ``ztf_pipeline`` (libpq URL or key-value string).
+    archive : Path
+        Root of the archive: raw files, products, quarantine, depot.
+    inbox : Path
+        Where files arrive.
+    catalogs : Path
+        Folder with the Gaia and PS1 tables.
+    camera : Camera
+    config : ConfigSet
+        Settings of every step.
+    kafka : mapping
+        librdkafka settings (at least ``bootstrap.servers``); empty: alerts wait in the outbox.
+    fault : callable
+        Called with the name of each point at which a fault can be injected; for tests of recovery.
+    """
+
+    dsn: str
+    archive: Path
+    inbox: Path
+    catalogs: Path
+    camera: Camera
+    config: ConfigSet
+    kafka: Mapping[str, Any] = field(default_factory=dict)
+    fault: Callable[[str], None] = no_fault
+
+    @classmethod
+    def build(
+        cls,
+        dsn: str,
+        places: Mapping[str, Any],
+        kafka: Mapping[str, Any] | None = None,
+        fault: Callable[[str], None] = no_fault,
+    ) -> Context:
+        """From plain settings, such as the extra of a Connection.
+
+        Parameters
+        ----------
+        dsn : str
+        places : mapping
+            ``archive``, ``inbox``, ``catalogs`` (folders), ``camera`` (name) and, where it is not the camera's own,
+            ``config`` (name of a set of settings).
+        kafka : mapping, optional
+            librdkafka settings.
+        fault : callable, optional
+
+        Raises
+        ------
+        ConfigurationError
+            A place is not named, or the camera or the set is unknown.
+        """
+        missing = [name for name in ("archive", "inbox", "catalogs", "camera") if not places.get(name)]
+        if missing:
+            raise ConfigurationError(f"the settings do not say: {', '.join(missing)}")
+        camera = get_camera(str(places["camera"]))
+        config = named_set(str(places["config"])) if places.get("config") else set_for_camera(camera)
+        archive, inbox, catalogs = (Path(str(places[name])) for name in ("archive", "inbox", "catalogs"))
+        return cls(dsn, archive, inbox, catalogs, camera, config, dict(kafka or {}), fault)
+
+    @cached_property
+    def catalog(self) -> StaticCatalogs:
+        """The static catalogs."""
+        return StaticCatalogs(self.catalogs)
+
+    def runner(self, run_id: str | None = None, attempt: int = 1) -> Runner:
+        """The runner of steps for one attempt of one task."""
+        return Runner(self.dsn, self.archive, run_id=run_id, attempt=attempt, fault=self.fault)
