@@ -13,27 +13,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import psutil
-
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.operations.services import airflow, stack, supervise
 from ztfds.operations.services.state import Settings, State
+from ztfds.operations.services.usage import cpu_seconds
 from ztfds.survey.camera import get_camera
 
 AIM_CPU_S = 3.0
 DAGS = Path(__file__).parent / "dags"
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, its living descendants and its dead children [s]."""
-    total = 0.0
-    top = psutil.Process(pid)
-    for process in [top, *top.children(recursive=True)]:
-        try:
-            total += sum(process.cpu_times()[:4])
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 def usage(state: State) -> dict[str, float]:

@@ -43,16 +43,17 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         with library() as context:
             write_report(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
 
-    @task(retries=0)
+    @task
     def account() -> None:
         """Compare what was sent with what is there; any difference fails the run, loudly."""
-        from ztfds.operations.accountability import account
-        from ztfds.survey.errors import AccountingError
+        from airflow.sdk.exceptions import AirflowFailException
+
+        from ztfds.operations import accountability
         from ztfds.survey.ids import nid_of_date
 
         with library() as context:
-            result = account(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
+            result = accountability.account(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
         if result.differences:
-            raise AccountingError("\n".join(result.differences))
+            raise AirflowFailException("\n".join(result.differences))
 
     manifest() >> settled() >> [references, report() >> account()]

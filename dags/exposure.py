@@ -33,17 +33,22 @@ with DAG(
         from ztfds.operations import realtime
 
         run = get_current_context()
+        conf, ti = run["dag_run"].conf, run["ti"]
         with library() as context:
-            arrival = run["dag_run"].conf["arrival"]
-            realtime.process_ccd(context, filename, arrival, run["run_id"], run["ti"].try_number)
+            last = ti.try_number > ti.max_tries
+            realtime.process_ccd(context, filename, conf["arrival"], run["run_id"], ti.try_number, final=last)
 
     @task(trigger_rule="all_done")
     def close() -> None:
-        """Publish the alerts and settle the state of the exposure."""
+        """Settle the state of the exposure and publish its alerts; an exposure that failed fails the run."""
+        from airflow.sdk.exceptions import AirflowFailException
+
         from ztfds.operations import realtime
 
-        run = get_current_context()
+        exposure = get_current_context()["dag_run"].conf["exposure"]
         with library() as context:
-            realtime.close_exposure(context, run["dag_run"].conf["exposure"])
+            state = realtime.close_exposure(context, exposure)
+        if state == "failed":
+            raise AirflowFailException(f"{exposure} failed: see its process_ccd tasks")
 
     process_ccd.expand(filename=received()) >> close()

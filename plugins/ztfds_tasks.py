@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 FIRST_DELAY_S = 10.0
 LONGEST_DELAY_S = 600.0
+TRIES_OF_BUGS = 3
 
 
 class ByConsequence(RetryPolicy):
     """Retries what the library says is worth it, with longer and longer pauses; fails at once what is not.
 
-    Errors that are not the library's follow the task's own number of retries and delay.
+    Errors that are not the library's are bugs or passing troubles of the machine: three tries.
     """
 
     def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
@@ -27,7 +28,12 @@ class ByConsequence(RetryPolicy):
         from ztfds.survey.errors import ZtfdsError
 
         if not isinstance(exception, ZtfdsError):
-            return RetryDecision.default()
+            name = type(exception).__name__
+            return (
+                RetryDecision.default()
+                if try_number < TRIES_OF_BUGS
+                else RetryDecision.fail(f"{name}, {try_number} times")
+            )
         if not exception.retry:
             return RetryDecision.fail(f"{exception.code}: not worth a retry")
         delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (try_number - 1))
@@ -69,12 +75,13 @@ def library_context() -> Context:
     """Build the library's context from the Connections ztfds_postgres, ztfds_archive and ztfds_kafka."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
     from airflow.sdk import Connection
+
     from ztfds.operations.context import Context
 
-    archive = Connection.get("ztfds_archive").extra_dejson
+    places = Connection.get("ztfds_archive").extra_dejson
     kafka = Connection.get("ztfds_kafka").extra_dejson
     dsn = PostgresHook("ztfds_postgres").get_uri()
-    return Context(dsn=dsn, archive=archive["archive"], kafka=kafka)
+    return Context.build(dsn, {**places, "config": places.get("config_set")}, kafka)
 
 
 @contextmanager

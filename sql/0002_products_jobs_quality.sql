@@ -72,7 +72,7 @@ create table products (
     unique (provenance_id, kind),
     unique (dataset, kind, version)
 );
-comment on column products.provenance_id is 'Hash of step name, step code version, critical configuration and the provenance ids of the parents; one execution of a step makes one product of each kind.';
+comment on column products.provenance_id is 'Hash of step name, step code version, dataset, critical configuration and the provenance ids of the parents; one execution of a step makes one product of each kind.';
 comment on column products.dataset is 'What the products are of, e.g. one quadrant of one exposure; versions of a dataset replace each other.';
 comment on column products.path is 'Path below the archive root.';
 comment on column products.vbest is '0 superseded, 1 best, 2 locked as best.';

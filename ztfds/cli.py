@@ -93,7 +93,13 @@ def db_migrate(
     from ztfds.operations.postgres import EmbeddedPostgres
     from ztfds.registry.migrate import migrate
 
-    applied = migrate(dsn or EmbeddedPostgres(home).start()["ztf_owner"])
+    server = EmbeddedPostgres(home)
+    ran = dsn is not None or server.status().running
+    try:
+        applied = migrate(dsn or server.start()["ztf_owner"])
+    finally:
+        if not ran:
+            server.stop()
     typer.echo(f"applied: {', '.join(applied)}" if applied else "up to date")
 
 
@@ -108,6 +114,56 @@ def ingestd(
 
     logging.getLogger("ztfds").setLevel(logging.INFO)
     watch(home, camera, patience)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def simulate(context: typer.Context) -> None:
+    """Let a simulated mountain send raw files (see `ztfds simulate --help`)."""
+    from ztfds.simulator.night import simulate_command
+
+    command = typer.Typer(add_completion=False)
+    command.command()(simulate_command)
+    command(context.args, prog_name="ztfds simulate", standalone_mode=True)
+
+
+@app.command()
+def night(
+    size: Annotated[str, typer.Option(help="tiny, ccd or camera.")] = "ccd",
+    home: Home = Path("var/night"),
+) -> None:
+    """Rehearse: a simulated night through Airflow, scored against the truth; exit status 1 when anything is out of bounds."""
+    from ztfds.simulator.rehearsal import main as rehearse
+
+    raise typer.Exit(rehearse(size, home, typer.echo))
+
+
+@app.command()
+def process(
+    raw: Annotated[Path, typer.Argument(help="Folder of raw CCD files.")],
+    catalogs: Annotated[Path, typer.Option(help="Folder of Gaia-like and PS1-like tables.")],
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
+) -> None:
+    """Process raw files that somebody else made, without Airflow: calibrations, images, references, alerts, summary."""
+    from ztfds.operations.process import main as process_folder
+
+    raise typer.Exit(process_folder(raw, catalogs, out, typer.echo, workers=workers))
+
+
+@app.command()
+def publish(home: Home = DEFAULT_HOME) -> None:
+    """Send the alerts that wait in the outbox; exit status 75 when the broker is away and they wait on."""
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.operations.services.state import load
+    from ztfds.registry.publisher import Publisher
+    from ztfds.survey.errors import ConfigurationError
+
+    state = load(home)
+    if state is None:
+        raise ConfigurationError(f"no services were ever started in {home}")
+    dsn = EmbeddedPostgres(home).dsn("ztf_pipeline")
+    done = Publisher(dsn, {"bootstrap.servers": state.bootstrap_servers}).publish()
+    typer.echo(f"{done.sent} alerts sent, {done.found} found sent before, {done.waiting} wait")
 
 
 def main() -> NoReturn:

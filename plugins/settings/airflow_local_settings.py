@@ -43,7 +43,3 @@ def preload() -> None:
 
 if os.environ.get("ZTFDS_PRELOAD") and len(sys.argv) > 1 and sys.argv[1] in ("scheduler", "celery"):
     preload()
-    import atexit
-    def _dump():
-        open("/tmp/f/preloaded.txt","w").write("\n".join(sys.modules))
-    os.register_at_fork(before=_dump)

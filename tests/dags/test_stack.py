@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from ztfds.operations.services import airflow, kafka, stack, supervise
 from ztfds.operations.services.rest import AirflowApi
 from ztfds.operations.services.state import Settings, State
 
-pytest.importorskip("airflow", reason="Airflow is not installed (extra 'services')")
-pytestmark = pytest.mark.services
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not installed (extra 'services')"),
+]
 
 SETTINGS = Settings(camera="TINY", config_set="tiny", patience_s=3.0)
 

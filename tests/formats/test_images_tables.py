@@ -24,7 +24,7 @@ def sky(rng: np.random.Generator) -> np.ndarray:
 
 def test_plain_floats_are_exact(tmp_path: Path, rng: np.random.Generator) -> None:
     image = sky(rng)
-    write_image(tmp_path / "a_sciimg.fits", image, fits.Header({"MAGZP": (26.1, "zero point")}))
+    write_image(tmp_path / "a_sciimg.fits", image, fits.Header([("MAGZP", 26.1, "zero point")]))
     pixels, header = read_image(tmp_path / "a_sciimg.fits", verify=True)
     assert pixels.dtype == np.float32 and pixels.dtype.isnative
     assert np.array_equal(pixels, image, equal_nan=True)

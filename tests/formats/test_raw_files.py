@@ -110,8 +110,9 @@ def test_every_truncation_is_called_truncation(file: Path) -> None:
     [
         (lambda c: b"<html>not found</html>" * 500, UnreadableFile),
         (lambda c: b"\0" * len(c), UnreadableFile),
-        (lambda c: c.replace(b"BITPIX  =                    8", b"BITPIX  =                  xyz", 1), UnreadableFile),
-        (lambda c: c.replace(b"BITPIX  =                    8", b"BUTPIX  =                    8", 1), UnreadableFile),
+        (lambda c: c.replace(b"NAXIS1  = ", b"NAXIS1  = 'many' /", 1), UnreadableFile),
+        (lambda c: c.replace(b"NAXIS1  = ", b"NOXIS1  = ", 1), UnreadableFile),
+        (lambda c: c.replace(b"XTENSION= 'BINTABLE'", b"XTENSION= 'BANTABLE'", 1), ChecksumMismatch),
         (lambda c: c[: len(c) // 2] + bytes([c[len(c) // 2] ^ 1]) + c[len(c) // 2 + 1 :], ChecksumMismatch),
         (
             lambda c: c.replace(b"OBSJD   =       2458559.807662", b"OBSJD   =       2458559.807663", 1),
@@ -189,6 +190,24 @@ def test_names_and_absence(tmp_path: Path) -> None:
         read_raw(tmp_path / NAME)
     with pytest.raises(FilesMissing):
         read_primary_header(tmp_path / NAME)
+
+
+def test_sealed_files_satisfy_astropy(file: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with fits.open(file, checksum=True) as hdus:
+        assert all("CHECKSUM" in hdu.header or isinstance(hdu, fits.CompImageHDU) for hdu in hdus)
+        _ = [hdu.data for hdu in hdus]
+    with fits.open(file, checksum=True, disable_image_compression=True) as hdus:
+        assert all(hdu.verify_checksum() == 1 and hdu.verify_datasum() == 1 for hdu in hdus)
+    assert not [w for w in recwarn if "hecksum" in str(w.message)]
+
+
+@pytest.mark.parametrize("total", [0, 1, 0xFFFFFFFE, 0x3A3B3C3D, 0xC0FFEE00, 868229149])
+def test_encoded_checksums_cancel_the_sum(total: int) -> None:
+    text = structure.encode_checksum(total)
+    assert len(text) == 16 and text.isalnum()
+    zeros = structure.ones_complement_sum(b"0" * 16)
+    placed = structure.ones_complement_sum(text[1:] + text[:1])  # the value begins one byte before a word
+    assert (total + placed - zeros) % 0xFFFFFFFF == 0
 
 
 def test_sums_agree_with_astropy(rng: np.random.Generator, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Fixtures of the registry's tests."""
+"""Fixtures of the operations' tests."""
 
 from embedded import database, postgres
+from tiny import context, mountain
 
-__all__ = ["database", "postgres"]
+__all__ = ["context", "database", "mountain", "postgres"]

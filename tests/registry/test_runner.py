@@ -90,16 +90,17 @@ def test_a_lost_file_is_made_again_without_a_new_version(dsn, tmp_path):
 
 def test_provenance_follows_step_settings_and_parents_but_not_their_order():
     a, b, config = Parent(1, "a"), Parent(2, "b"), one_step.DoubleConfig()
-    base = provenance_id(one_step.STEP, config, [a, b])
-    assert base == provenance_id(one_step.STEP, one_step.DoubleConfig(words="x"), [b, a])
+    base = provenance_id(one_step.STEP, "q1", config, [a, b])
+    assert base == provenance_id(one_step.STEP, "q1", one_step.DoubleConfig(words="x"), [b, a])
     others = [
-        provenance_id(Step("double", "2"), config, [a, b]),
-        provenance_id(Step("triple", "1"), config, [a, b]),
-        provenance_id(one_step.STEP, one_step.DoubleConfig(factor=2.5), [a, b]),
-        provenance_id(one_step.STEP, config, [a]),
-        provenance_id(one_step.STEP, None, [a, b]),
+        provenance_id(Step("double", "2"), "q1", config, [a, b]),
+        provenance_id(Step("triple", "1"), "q1", config, [a, b]),
+        provenance_id(one_step.STEP, "q2", config, [a, b]),
+        provenance_id(one_step.STEP, "q1", one_step.DoubleConfig(factor=2.5), [a, b]),
+        provenance_id(one_step.STEP, "q1", config, [a]),
+        provenance_id(one_step.STEP, "q1", None, [a, b]),
     ]
-    assert len({base, *others}) == 6
+    assert len({base, *others}) == 7
 
 
 def test_parents_are_linked(dsn, tmp_path):

@@ -185,12 +185,12 @@ def test_no_psf_beats_the_bound_on_sharpness(rng, fwhm):
         vy, vx, _, _, wide = test
         inner = light[y, x] + wide * light[y + vy, x + vx]
         outer = light[y - vy, x - vx] + light[y + (1 + wide) * vy, x + (1 + wide) * vx]
-        assert (outer >= (2 - wide) * ratio * inner - 1e-3 * inner.max() * 1e-6 - 1e-6 * inner).all()
+        assert (outer >= (2 - wide) * ratio * inner - 1e-6 * inner).all()
 
 
 @pytest.mark.realdata
 def test_hits_of_real_exposures_do_not_repeat(real_data):
-    """Five dithered-free exposures each of two nights: stars would be flagged again and again, radiation is not."""
+    """Five aligned exposures of each of two nights: stars would be flagged again and again, radiation is not."""
     files = sorted((real_data / "decam").rglob("*.mini.fits"))
     assert len(files) == 10
     for night in ("OBS04", "OBS18"):

@@ -107,3 +107,11 @@ def test_cloudy_images() -> None:
     assert not bits.cloudy(2, 26.2, 1.2, 0.03, 120)
     assert bits.cloudy(1, 24.0, 1.2, 0.03, 400, zp_min=25.9)
     assert not bits.cloudy(1, 24.0, 1.2, 0.03, 400)
+
+
+def test_the_manual_says_the_same() -> None:
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text()
+    for bit in bits.MASK_BITS:
+        assert f"| {bit.bit} | {bit.value} | `{bit.name}` | {bit.meaning} |" in manual
+    for rule in bits.INFOBITS:
+        assert f"| {rule.bit} | `{rule.metric}` | {rule.text} | {'yes' if rule.fatal else ''} |" in manual

@@ -55,7 +55,8 @@ class Solution:
     """Result of `fit_distortion`.
 
     detection, star : (n,) matched pairs; kept : (n,) bool, in the fit; residual_arcsec : (n, 2) measured minus catalog,
-    East and North; tried : detections of the last round; inside : indices of catalog stars in the image; inside_plane : their (n, 2) plane positions, deg;
+    East and North; tried : detections of the last round; inside : indices of catalog stars in the image;
+    inside_plane : their (n, 2) plane positions, deg;
     chi2, chi2_first : reduced chi-square of the kept stars with the last and with the first, bright-star polynomial;
     predicted_error_arcsec : median and largest 1 sigma error per axis over the image that the fit's covariance gives.
     """
@@ -95,9 +96,10 @@ def _allowed_order(n: int, config: AstrometryConfig) -> int:
     return max(1, min(config.max_order, sum(n >= needed for needed in config.stars_for_order)))
 
 
-def _precision(config: AstrometryConfig) -> FloatArray:
-    """1 / sigma^2 of the prior for the 15 terms; the constant and linear ones are free."""
-    sigma = np.repeat(config.distortion_sigma, (3, 4, 5))
+def _precision(prior: FloatArray, config: AstrometryConfig) -> FloatArray:
+    """1 / sigma^2 for the 15 terms about the prior (15, 2); the constant and linear ones are free."""
+    share = config.known_distortion_share if prior.any() else 1.0
+    sigma = share * np.repeat(config.distortion_sigma, (3, 4, 5))
     return np.concatenate([np.zeros(3), 1.0 / sigma**2])
 
 
@@ -116,7 +118,7 @@ def fit_polynomial(
     weighed against the prior. Returns coefficients (15, 2), order, kept (n,). Raises LinAlgError when the stars do not
     determine the linear terms.
     """
-    matrix, precision = design(u, v, 4), _precision(config)
+    matrix, precision = design(u, v, 4), _precision(prior, config)
     rest = target - matrix @ prior
     keep, spread = np.ones(len(u), bool), 1.0
     for _ in range(5):
@@ -204,7 +206,7 @@ def fit_distortion(
         models.append(matched.model)
         model = _recentred(matched.model)
     result = _result(matched, models[1], deep, detections, catalog, config)
-    return replace(result, predicted_error_arcsec=_predicted_error(result, detections, catalog, shape, config))
+    return replace(result, predicted_error_arcsec=_predicted_error(result, prior, detections, catalog, shape, config))
 
 
 def _round(
@@ -277,8 +279,9 @@ def _result(
 
 
 def _predicted_error(
-    result: Solution, detections: Detections, catalog: Catalog, shape: tuple[int, int], config: AstrometryConfig
-) -> tuple[float, float]:
+    result: Solution, prior: FloatArray, detections: Detections, catalog: Catalog, shape: tuple[int, int],
+    config: AstrometryConfig,
+) -> tuple[float, float]:  # fmt: skip
     """Median and largest predicted error per axis, arcsec, on a grid of 7 x 7 points that reaches the corners.
 
     From the covariance (A^T W A + P)^-1 of all 15 terms, so that orders left out count with the prior's uncertainty;
@@ -289,7 +292,7 @@ def _predicted_error(
     sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[result.star[kept]])
     spread = max(1.0, _scatter(result.residual_arcsec[kept] / 3600 / sigma[:, None]))
     terms = design(*model.intermediate(detections.x[i], detections.y[i]), 4)
-    normal = (terms / (spread * sigma[:, None]) ** 2).T @ terms + np.diag(_precision(config))
+    normal = (terms / (spread * sigma[:, None]) ** 2).T @ terms + np.diag(_precision(prior, config))
     ny, nx = shape
     gx, gy = np.meshgrid(np.linspace(0, nx - 1, 7), np.linspace(0, ny - 1, 7))
     grid = design(*model.intermediate(gx.ravel(), gy.ravel()), 4)

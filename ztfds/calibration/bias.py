@@ -58,7 +58,7 @@ def stack_bias(raws: Sequence[RawQuadrant], config: BiasConfig) -> CalibrationIm
         "rcid %d bias of %d frames: mean %.3f DN, read noise %.3f DN, %.4f %% bad",
         raws[0].rcid, len(raws), qa["mean"], qa["noise"], 100 * qa["bad_fraction"],
     )  # fmt: skip
-    return CalibrationImage(stack.mean, stack.uncertainty, cmask, qa, _header(raws, qa, config))
+    return CalibrationImage(stack.mean, stack.error, cmask, qa, _header(raws, qa, config))
 
 
 def check_frames(raws: Sequence[RawQuadrant], least: int, kind: str) -> None:
@@ -75,9 +75,10 @@ def check_frames(raws: Sequence[RawQuadrant], least: int, kind: str) -> None:
 def _cmask(stack: Stack, n: int, config: BiasConfig) -> np.ndarray:
     """Noisy pixels by their standard deviation; stuck and hot ones by their level."""
     limit = noisy_threshold(n, config) * float(np.median(stack.std[_SAMPLE]))
-    cmask = np.where(stack.std > limit, np.uint16(bits.NOISY), np.uint16(0))
-    hot = np.abs(stack.mean - np.median(stack.mean[_SAMPLE])) > config.hot_dn
-    cmask[hot] |= np.uint16(bits.DEAD)
+    middle = float(np.median(stack.mean[_SAMPLE]))
+    cmask = (stack.std > limit).astype(np.uint16) * np.uint16(bits.NOISY)
+    stuck = (stack.mean > middle + config.hot_dn) | (stack.mean < middle - config.hot_dn)
+    cmask |= stuck * np.uint16(bits.DEAD)
     return cmask
 
 
@@ -89,11 +90,11 @@ def _quality(stack: Stack, cmask: np.ndarray, overscans: Sequence[OverscanModel]
         "n_frames": float(len(overscans)),
         "mean": float(stack.mean[_SAMPLE][good].mean()),
         "structure": float(stack.mean[_SAMPLE][good].std()),
-        "noise": float(np.median(stack.std[_SAMPLE])),
+        "noise": stack.noise,
         "bad_fraction": float(np.count_nonzero(cmask) / cmask.size),
         "n_noisy": float(np.count_nonzero(cmask & np.uint16(bits.NOISY))),
         "n_dead": float(np.count_nonzero(cmask & np.uint16(bits.DEAD))),
-        "rejected_fraction": float(1.0 - stack.kept[_SAMPLE].mean() / len(overscans)),
+        "rejected_fraction": stack.rejected_fraction,
         "overscan_mean_dn": float(np.mean(levels)),
         "overscan_range_dn": float(np.ptp(levels)),
         "overscan_worst_block_dn": float(max(model.worst_block_dn for model in overscans)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.io import fits
@@ -78,6 +78,7 @@ def stack_flat(
     for name, other in (("bias", bias.data), ("lamp", lamp)):
         if other is not None and other.shape != raws[0].pixels.shape:
             raise WrongSize(f"the {name} is {other.shape}, the flats are {raws[0].pixels.shape}")
+    bias = replace(bias, data=np.ascontiguousarray(bias.data, np.float32))
     stated = headers or [raw.header for raw in raws]
     frames = [frame for raw, header in zip(raws, stated, strict=True) if (frame := _prepare(raw, header, bias, config))]
     if len(frames) < config.min_frames:
@@ -137,7 +138,7 @@ def _finish(
     stack: Stack, frames: Sequence[_Frame], bias: CalibrationImage, config: FlatConfig, lamp: np.ndarray | None
 ) -> CalibrationImage:
     """From the stack of normalised frames to the product."""
-    response, uncertainty = stack.mean, stack.uncertainty
+    response, uncertainty = stack.mean, stack.error
     typical = float(np.median(stack.std[_SAMPLE]))
     noisy = stack.std > noisy_threshold(len(frames), config) * typical
     if lamp is not None:
@@ -152,7 +153,7 @@ def _finish(
     uncertainty /= np.float32(scale)
     cmask = _cmask(response, noisy, config)
     response[(cmask & np.uint16(bits.DEAD)) != 0] = 1.0
-    qa = _quality(response, stack, cmask, frames, typical)
+    qa = _quality(response, stack, cmask, frames)
     logger.info(
         "rcid %d flat of %d frames: level %.0f DN, pixel noise %.4f, %.4f %% bad",
         frames[0].raw.rcid, len(frames), qa["level_dn"], qa["noise"], 100 * qa["bad_fraction"],
@@ -170,9 +171,7 @@ def _cmask(response: np.ndarray, noisy: np.ndarray, config: FlatConfig) -> np.nd
     return cmask
 
 
-def _quality(
-    response: np.ndarray, stack: Stack, cmask: np.ndarray, frames: Sequence[_Frame], typical: float
-) -> dict[str, float]:
+def _quality(response: np.ndarray, stack: Stack, cmask: np.ndarray, frames: Sequence[_Frame]) -> dict[str, float]:
     """Metrics of a flat; the gain follows from shot noise: variance of a normalised frame = 1 / (gain * level)."""
     levels = np.array([frame.level_dn for frame in frames])
     good = response[_SAMPLE][cmask[_SAMPLE] == 0]
@@ -181,16 +180,16 @@ def _quality(
         "n_frames": float(len(frames)),
         "mean": float(good.mean()),
         "structure": float(good.std()),
-        "noise": typical,
+        "noise": stack.noise,
         "bad_fraction": float(np.count_nonzero(bad) / bad.size),
         "n_noisy": float(np.count_nonzero(cmask & np.uint16(bits.NOISY))),
         "n_dead": float(np.count_nonzero(cmask & np.uint16(bits.DEAD))),
         "n_low_response": float(np.count_nonzero(cmask & np.uint16(bits.LOW_RESPONSE))),
         "n_high_response": float(np.count_nonzero(cmask & np.uint16(bits.HIGH_RESPONSE))),
-        "rejected_fraction": float(1.0 - stack.kept[_SAMPLE].mean() / len(frames)),
+        "rejected_fraction": stack.rejected_fraction,
         "level_dn": float(levels.mean()),
         "level_range": float(np.ptp(levels) / levels.mean()),
-        "shot_gain_e_per_dn": float(np.mean(1.0 / levels) / max(typical, 1e-9) ** 2),
+        "shot_gain_e_per_dn": float(np.mean(1.0 / levels) / max(stack.noise, 1e-9) ** 2),
     }
 
 

@@ -13,6 +13,7 @@ from scipy import integrate, stats
 from ztfds.config.detrend import StackConfig
 from ztfds.kernels import stack as kernels
 
+_NOISE_STEP = 13
 FillBlock = Callable[[int, slice, np.ndarray], None]
 """Writes the samples of one frame (number, rows, (rows, nx) float32 to fill)."""
 
@@ -23,20 +24,20 @@ class Stack:
 
     Attributes
     ----------
-    mean, std : ndarray
-        Mean and standard deviation of the kept samples; the latter corrected for the clipping of normal noise.
-    kept : ndarray
-        Number of kept samples.
+    mean, std, error : ndarray
+        Mean, standard deviation and standard error of the kept samples; the deviation is corrected for what clipping
+        takes off normal noise.
+    noise : float
+        Noise of one sample of a typical pixel, from the median of `std` without the bias of that.
+    rejected_fraction : float
+        Of all samples.
     """
 
     mean: np.ndarray
     std: np.ndarray
-    kept: np.ndarray
-
-    @property
-    def uncertainty(self) -> np.ndarray:
-        """Standard error of the mean."""
-        return self.std / np.sqrt(np.maximum(self.kept, 1.0))
+    error: np.ndarray
+    noise: float
+    rejected_fraction: float
 
 
 @lru_cache(maxsize=64)
@@ -55,10 +56,25 @@ def order_statistic_distance(n: int, trim: int) -> float:
     return 2.0 * factor * integrate.quad(integrand, -9.0, 9.0, limit=200)[0]
 
 
-def truncation_factor(kappa: float) -> float:
-    """Standard deviation of normal noise cut at +-kappa sigma, relative to the uncut one."""
-    inside = 2.0 * stats.norm.cdf(kappa) - 1.0
-    return math.sqrt(1.0 - 2.0 * kappa * stats.norm.pdf(kappa) / inside)
+@lru_cache(maxsize=64)
+def clipping_response(n: int, kappa: float) -> tuple[float, float]:
+    """What the clipped stack makes of unit normal noise: root mean square and median of the standard deviations it gives.
+
+    Rejecting the tails makes the deviations too small, and few frames make their distribution skew. Both are measured
+    with the stacking kernel itself on a fixed set of 65,536 x n normal numbers: good to 0.2 %.
+    """
+    samples = np.random.default_rng(20170917).standard_normal((n, 65_536), np.float32)
+    mean, std, error = (np.empty(samples.shape[1], np.float32) for _ in range(3))
+    kernels.clipped_stack(
+        samples, kernels.sorting_network(n), trim_of(n), 1.0 / order_statistic_distance(n, trim_of(n)), kappa, 0.0, 1.0,
+        mean, std, error,
+    )  # fmt: skip
+    return float(np.sqrt(np.mean(std.astype(np.float64) ** 2))), float(np.median(std))
+
+
+def trim_of(n: int) -> int:
+    """Outliers on either side that cannot move the noise estimate of n samples."""
+    return max(1, n // 6)
 
 
 def noisy_threshold(n: int, config: StackConfig) -> float:
@@ -88,11 +104,13 @@ def stack_frames(n: int, shape: tuple[int, int], fill: FillBlock, config: StackC
         Smallest noise of a sample, its unit.
     """
     ny, nx = shape
-    trim = max(1, n // 6)
+    trim = trim_of(n)
     network = kernels.sorting_network(n)
     to_sigma = 1.0 / order_statistic_distance(n, trim)
-    mean, std, kept = (np.empty(ny * nx, np.float32) for _ in range(3))
+    rms, median = clipping_response(n, config.clip_sigma)
+    mean, std, error = (np.empty(ny * nx, np.float32) for _ in range(3))
     samples = np.empty((n, min(config.block_rows, ny) * nx), np.float32)
+    kept = 0
     for first in range(0, ny, config.block_rows):
         rows = slice(first, min(first + config.block_rows, ny))
         count = rows.stop - first
@@ -101,8 +119,18 @@ def stack_frames(n: int, shape: tuple[int, int], fill: FillBlock, config: StackC
         for k in range(n):
             fill(k, rows, samples[k].reshape(count, nx))
         flat = slice(first * nx, rows.stop * nx)
-        kernels.clipped_stack(
-            samples, network, trim, to_sigma, config.clip_sigma, sigma_floor, mean[flat], std[flat], kept[flat]
+        kept += kernels.clipped_stack(
+            samples,
+            network,
+            trim,
+            to_sigma,
+            config.clip_sigma,
+            sigma_floor,
+            1.0 / rms,
+            mean[flat],
+            std[flat],
+            error[flat],
         )
-    std /= np.float32(truncation_factor(config.clip_sigma))
-    return Stack(mean.reshape(shape), std.reshape(shape), kept.reshape(shape))
+    noise = float(np.median(std[::_NOISE_STEP])) * rms / median
+    rejected = 1.0 - kept / (n * ny * nx)
+    return Stack(mean.reshape(shape), std.reshape(shape), error.reshape(shape), noise, rejected)

@@ -63,6 +63,13 @@ class AstrometryConfig(StepConfig):
         "header's own distortion: what the archive's headers show. It steadies the corners when stars are few and says "
         "nothing when they are many.",
     )
+    known_distortion_share: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Factor on `distortion_sigma` where the header carries a distortion of its own: it changes less than "
+        "it is.",
+    )
     match_radius_arcsec: float = Field(
         default=1.0, gt=0, description="Radius of the last matching, arcsec: half a seeing disc."
     )

@@ -108,7 +108,7 @@ class StackConfig(StepConfig):
         description="a pixel is noisy above this times the median standard deviation (real flat pipeline)",
     )
     noisy_false_rate: float = Field(
-        default=1e-3,
+        default=3e-4,
         gt=0,
         lt=1,
         description="the factor is raised when few frames would make more good pixels noisy than this fraction",
@@ -161,9 +161,9 @@ class FlatConfig(StackConfig):
         default=3.0, gt=0, description="sigma; clipping of the mean that normalises a frame"
     )
     normalise_row_step: int = Field(
-        default=8,
+        default=32,
         ge=1,
-        description="every so many rows enter the normalisation: 1.2 million pixels fix the mean to 1e-5",
+        description="every so many rows enter the normalisation: 300,000 pixels fix the mean to 1e-5",
     )
     min_level_dn: float = Field(default=2000.0, gt=0, description="DN; a dimmer flat carries more noise than signal")
     max_level_dn: float = Field(default=40000.0, gt=0, description="DN; a brighter flat is close to saturation")

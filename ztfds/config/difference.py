@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ztfds.config.base import StepConfig
+from ztfds.config.photometry import PhotometryConfig
 
 
 class ReferenceConfig(StepConfig):
@@ -43,13 +44,21 @@ class ReferenceConfig(StepConfig):
     min_coverage_fraction: float = Field(
         0.5, ge=0, le=1, description="Share of pixels that at least min(5, inputs) frames must cover, else unusable."
     )
+    photometry: PhotometryConfig = Field(default_factory=PhotometryConfig, description="Sources of the co-add.")
     max_fwhm_px: float = Field(4.0, gt=0, description="Widest PSF of a usable co-add, px.")
     min_sources: int = Field(50, ge=0, description="Fewest PSF sources of a usable full-size co-add.")
 
     @classmethod
     def tiny(cls) -> ReferenceConfig:
         """Values for the tiny camera's quadrants of about 256 pixels."""
-        return cls(grid_step_px=32, background_box_px=64, min_sources=5, max_seeing_arcsec=5.0, max_fwhm_px=5.0)
+        return cls(
+            grid_step_px=32,
+            background_box_px=64,
+            photometry=PhotometryConfig.tiny(),
+            min_sources=5,
+            max_seeing_arcsec=5.0,
+            max_fwhm_px=5.0,
+        )
 
 
 class CandidateConfig(StepConfig):
@@ -123,7 +132,9 @@ class DifferenceConfig(StepConfig):
     min_psf_error: float = Field(
         0.0015, gt=0, description="Least relative error of PSFs and flux scale put into Scorr: PSF interpolation."
     )
-    max_psf_error: float = Field(0.02, gt=0, description="Largest relative error of PSFs and flux scale put into Scorr.")
+    max_psf_error: float = Field(
+        0.02, gt=0, description="Largest relative error of PSFs and flux scale put into Scorr."
+    )
     psf_error_reach_px: int = Field(4, ge=0, description="How far a star's PSF errors spread in the score, px.")
     background_box_px: int = Field(256, ge=32, description="Box of the residual background mesh, px.")
     gain_tolerance_mag: float = Field(

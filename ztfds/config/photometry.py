@@ -6,14 +6,16 @@ from pydantic import Field
 
 from ztfds.config.astrometry import AstrometryConfig, ZeropointConfig
 from ztfds.config.base import StepConfig
-from ztfds.config.detrend import MaskConfig
+from ztfds.config.detrend import DetrendConfig, MaskConfig
 
 
 class BackgroundConfig(StepConfig):
     """Sky level and noise on a mesh."""
 
     box_px: int = Field(128, ge=16, description="Side of a mesh box, pixels: many seeing discs, less than vignetting.")
-    filter_boxes: int = Field(3, ge=1, description="Side of the median filter over boxes: one bright galaxy is voted out.")
+    filter_boxes: int = Field(
+        3, ge=1, description="Side of the median filter over boxes: one bright galaxy is voted out."
+    )
     clip_sigma: float = Field(3.0, gt=1.5, description="Clipping limit of the box histogram, sigmas.")
     min_usable_fraction: float = Field(0.05, gt=0, lt=1, description="Fewer usable pixels make a box interpolated.")
 
@@ -21,10 +23,16 @@ class BackgroundConfig(StepConfig):
 class DetectionConfig(StepConfig):
     """Matched filter and local maxima."""
 
-    limit_snr: float = Field(4.0, gt=2, description="Threshold, sigmas of the matched filter: some hundred false a quadrant.")
-    bright_snr: float = Field(10.0, gt=3, description="Threshold, sigmas, of the list given to the astrometric solution.")
+    limit_snr: float = Field(
+        4.0, gt=2, description="Threshold, sigmas of the matched filter: some hundred false a quadrant."
+    )
+    bright_snr: float = Field(
+        10.0, gt=3, description="Threshold, sigmas, of the list given to the astrometric solution."
+    )
     start_fwhm_px: float = Field(2.2, gt=0.5, description="Seeing, pixels, assumed before it is measured.")
-    box_fwhm: float = Field(3.0, gt=1, description="Half side, in FWHM, of the box whose mean is taken out: zero-sum filter.")
+    box_fwhm: float = Field(
+        3.0, gt=1, description="Half side, in FWHM, of the box whose mean is taken out: zero-sum filter."
+    )
     residual_damping: float = Field(
         0.04, ge=0, description="A source found on a residual must exceed this fraction of the model there: PSF errors."
     )
@@ -36,11 +44,15 @@ class PsfConfig(StepConfig):
     """Selection of PSF stars and the least-squares solution for the PSF."""
 
     min_snr: float = Field(40.0, gt=5, description="Faintest PSF star, S/N of the matched filter.")
-    relaxed_snr: float = Field(12.0, gt=3, description="Faintest PSF star where `min_snr` leaves fewer than `wanted_stars`.")
+    relaxed_snr: float = Field(
+        12.0, gt=3, description="Faintest PSF star where `min_snr` leaves fewer than `wanted_stars`."
+    )
     saturation_margin: float = Field(
         0.75, gt=0, le=1, description="Brightest pixel of a PSF star over SATURATE: the last part is not linear."
     )
-    max_stars: int = Field(250, ge=10, description="PSF stars used at most: beyond, the model's errors are not statistical.")
+    max_stars: int = Field(
+        250, ge=10, description="PSF stars used at most: beyond, the model's errors are not statistical."
+    )
     wanted_stars: int = Field(25, ge=3, description="With fewer isolated stars the limits are relaxed.")
     min_stars: int = Field(3, ge=1, description="With fewer stars there is no PSF.")
     isolation_px: float = Field(9.0, gt=0, description="Radius, pixels, without a neighbour that matters.")
@@ -55,7 +67,9 @@ class PsfConfig(StepConfig):
     )
     prior_field: float = Field(0.10, gt=0, description="1 sigma of each field term, fraction of the profile.")
     prior_roughness: float = Field(
-        0.02, gt=0, description="1 sigma of the second difference, node to node, of departure over profile: seeing is smooth."
+        0.02,
+        gt=0,
+        description="1 sigma of the second difference, node to node, of departure over profile: seeing is smooth.",
     )
     rounds: int = Field(3, ge=1, description="Alternations of star positions and PSF coefficients.")
     iterations: int = Field(25, ge=1, description="Conjugate-gradient steps of one round.")
@@ -68,10 +82,14 @@ class PsfConfig(StepConfig):
 class FitConfig(StepConfig):
     """Simultaneous PSF fit."""
 
-    fit_fwhm: float = Field(1.5, gt=0.5, description="Radius of the fitted pixels, in FWHM: beyond, neighbours dominate.")
+    fit_fwhm: float = Field(
+        1.5, gt=0.5, description="Radius of the fitted pixels, in FWHM: beyond, neighbours dominate."
+    )
     min_fit_radius_px: float = Field(3.0, gt=1, description="Least radius of the fitted pixels.")
     paint_scale: float = Field(
-        0.9, gt=0, description="Radius painted over sqrt(flux / sky sigma), pixels: the model falls below 0.3 sigma there."
+        0.9,
+        gt=0,
+        description="Radius painted over sqrt(flux / sky sigma), pixels: the model falls below 0.3 sigma there.",
     )
     sweeps: int = Field(8, ge=1, description="Most sweeps over all sources after each detection round.")
     rounds: int = Field(2, ge=0, description="Detection rounds on the residual image.")
@@ -82,7 +100,9 @@ class FitConfig(StepConfig):
         0.003, ge=0, description="Error of the PSF model in a pixel, fraction; the measured one is used where larger."
     )
     flux_error_floor: float = Field(
-        0.0015, ge=0, description="Error of a flux that no averaging removes (PSF interpolation over the field), fraction."
+        0.0015,
+        ge=0,
+        description="Error of a flux that no averaging removes (PSF interpolation over the field), fraction.",
     )
     saturated_fit_px: float = Field(5.0, gt=0, description="Width of the ring of wings fitted around a saturated core.")
     edge_px: int = Field(3, ge=2, description="Sources nearer than this to the image's edge carry flags = -1.")
@@ -123,12 +143,15 @@ class PhotometryConfig(StepConfig):
 class ScienceConfig(StepConfig):
     """Pipeline 5, from a split quadrant to a calibrated image with catalogs."""
 
+    detrend: DetrendConfig = Field(default_factory=DetrendConfig, description="Applying bias and flat.")
     photometry: PhotometryConfig = Field(default_factory=PhotometryConfig, description="Sources and their fluxes.")
     masks: MaskConfig = Field(default_factory=MaskConfig, description="Artefact masks.")
     astrometry: AstrometryConfig = Field(default_factory=AstrometryConfig, description="Astrometric solution.")
     zeropoint: ZeropointConfig = Field(default_factory=ZeropointConfig, description="Photometric zero point.")
     bright_star_margin_px: float = Field(
-        400.0, ge=0, description="Catalog stars this far outside the image still throw ghosts and halos into it, pixels."
+        400.0,
+        ge=0,
+        description="Catalog stars this far outside the image still throw ghosts and halos into it, pixels.",
     )
     gaia_faint_mag: float = Field(20.5, description="Faintest Gaia star handed to the astrometric solution, mag.")
     maglim_snr: float = Field(5.0, gt=0, description="S/N of the limiting magnitude MAGLIM.")
@@ -137,6 +160,7 @@ class ScienceConfig(StepConfig):
     def tiny(cls) -> ScienceConfig:
         """Values for the tiny camera."""
         return cls(
+            detrend=DetrendConfig.tiny(),
             photometry=PhotometryConfig.tiny(),
             masks=MaskConfig.tiny(),
             astrometry=AstrometryConfig.tiny(),

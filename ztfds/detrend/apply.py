@@ -56,7 +56,7 @@ def detrend(
             raise WrongSize(f"the {name} is {image.data.shape}, the image {split.pixels.shape}", rcid=split.rcid)
     pixels, mask = np.empty_like(split.pixels), np.empty_like(split.mask)
     kernels.apply_bias_and_flat(
-        split.pixels, split.mask, bias.data, bias.cmask, flat.data, flat.cmask,
+        split.pixels, split.mask, *_native(bias), *_native(flat),
         config.flat_floor, bits.DEAD, bits.NAN, pixels, mask,
     )  # fmt: skip
     kernels.grow_saturation(
@@ -64,3 +64,8 @@ def detrend(
         config.bleed_reach_px, config.bleed_margin_px,
     )  # fmt: skip
     return pixels, mask
+
+
+def _native(image: Correction) -> tuple[np.ndarray, np.ndarray]:
+    """Data and cmask as the kernels want them: native, contiguous, float32 and uint16 (a file's arrays may be neither)."""
+    return np.ascontiguousarray(image.data, np.float32), np.ascontiguousarray(image.cmask, np.uint16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -31,7 +32,7 @@ class OverscanModel:
     drift_dn : float
         Last minus first row in the order of reading, DN.
     noise_dn : float
-        Median robust scatter of the columns within a row: the read noise, DN.
+        Root mean square scatter of the columns within a row, rejected rows left out: the read noise, DN.
     residual_dn : float
         Robust scatter of (row level - model), DN.
     rejected_fraction : float
@@ -84,11 +85,26 @@ def model_overscan(overscan: np.ndarray, qid: int, config: SplitConfig) -> Overs
         level=np.ascontiguousarray(model[::-1] if qid in FLIPPED_Y else model, dtype=np.float32),
         mean_dn=float(model.mean()),
         drift_dn=float(model[-1] - model[0]),
-        noise_dn=float(np.median(scatter)),
+        noise_dn=_root_mean_square(scatter[kept]) / _scatter_response(columns, config.overscan_clip_sigma),
         residual_dn=_robust_sigma(residual[kept]),
         rejected_fraction=float(1.0 - kept.mean()),
         worst_block_dn=float(np.abs([np.median(block) for block in blocks]).max()),
     )
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    """Square root of the mean square."""
+    return float(np.sqrt(np.mean(values**2, dtype=np.float64)))
+
+
+@lru_cache(maxsize=16)
+def _scatter_response(columns: int, clip: float) -> float:
+    """Scatter that the clipping leaves of unit normal noise, measured with the kernel on 20,000 rows: good to 0.3 %."""
+    sigma = 200.0
+    strip = np.random.default_rng(20170917).normal(30_000.0, sigma, (20_000, columns)).astype(np.uint16)
+    level, scatter = np.empty(strip.shape[0], np.float32), np.empty(strip.shape[0], np.float32)
+    kernels.row_levels(strip, clip, level, scatter)
+    return _root_mean_square(scatter) / sigma
 
 
 def _robust_sigma(values: np.ndarray) -> float:
@@ -99,8 +115,9 @@ def _robust_sigma(values: np.ndarray) -> float:
 def _fit(level: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
     """Model of the row levels and which rows were kept, both (ny,)."""
     position = np.linspace(-1.0, 1.0, level.size)
-    start = _fit_blocks(position, level, config)
-    model = chebyshev.chebval(position, start)
+    basis = chebyshev.chebvander(position, config.overscan_order)
+    start = basis @ _fit_blocks(position, level, config)
+    model = start
     kept = np.ones(level.size, bool)
     # Neighbouring rows scatter independently: differences give the noise even where the level is contaminated.
     noise = max(_robust_sigma(np.diff(level)) / np.sqrt(2.0), 0.02)
@@ -108,8 +125,8 @@ def _fit(level: np.ndarray, config: SplitConfig) -> tuple[np.ndarray, np.ndarray
         before = kept
         kept = np.abs(level - model) <= config.overscan_clip_sigma * noise
         if kept.mean() < _LEAST_ROWS_KEPT:
-            return chebyshev.chebval(position, start), kept
-        model = chebyshev.chebval(position, chebyshev.chebfit(position[kept], level[kept], config.overscan_order))
+            return start, kept
+        model = basis @ _solve(basis, level, kept.astype(np.float64))
         if np.array_equal(before, kept):
             break
     return model, kept
@@ -119,13 +136,24 @@ def _fit_blocks(position: np.ndarray, level: np.ndarray, config: SplitConfig) ->
     """Chebyshev coefficients from the medians of blocks of rows, by iteratively re-weighted least squares."""
     x = np.array([block.mean() for block in np.array_split(position, config.overscan_blocks)])
     y = np.array([np.median(block) for block in np.array_split(level, config.overscan_blocks)])
+    basis = chebyshev.chebvander(x, config.overscan_order)
+    coefficients = np.zeros(config.overscan_order + 1)
+    coefficients[0] = np.median(y)
     # Starting from the lowest order makes the first residuals honest: a full-order fit would follow a contaminated end.
-    coefficients = np.array([np.median(y)])
     for order in [*range(config.overscan_order + 1), *[config.overscan_order] * 10]:
-        residual = y - chebyshev.chebval(x, coefficients)
+        residual = y - basis @ coefficients
         scale = max(_robust_sigma(residual), 0.02)
-        weight = np.clip(1.0 - (residual / (_BISQUARE * scale)) ** 2, 0.0, None)
+        weight = np.clip(1.0 - (residual / (_BISQUARE * scale)) ** 2, 0.0, None) ** 2
         if (weight > 0).sum() <= order + 1:
             break
-        coefficients = chebyshev.chebfit(x, y, order, w=weight)
+        before = coefficients.copy()
+        coefficients[: order + 1] = _solve(basis[:, : order + 1], y, weight)
+        if order == config.overscan_order and np.abs(coefficients - before).max() < 1e-3:
+            break
     return coefficients
+
+
+def _solve(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted least squares by normal equations: well conditioned, since Chebyshev polynomials are nearly orthogonal."""
+    weighted = basis * weight[:, None]
+    return np.linalg.lstsq(weighted.T @ basis, weighted.T @ values, rcond=None)[0]

@@ -43,7 +43,7 @@ DTYPE = np.dtype(
 )
 """Columns of a candidate table. Names, types, units and meanings are those of the alert packet's `candidate` record, plus
 x, y (0-based pixels) and flux, fluxunc (signed DN of the science image: negative for isdiffpos 'f'). NaN means null;
--999 means that there is no such neighbour. `ranr`, `decnr` of a candidate without neighbour repeat its own position."""
+-999 means that there is no such neighbour."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def blank_table(n: int) -> np.ndarray:
     for name in DTYPE.names or ():
         if DTYPE[name].kind == "f":
             table[name] = np.nan
+    table["drbversion"] = "none"
     return table
 
 

@@ -51,9 +51,8 @@ def add_reference(table: np.ndarray, psfcat: np.ndarray, magzp: float, pixel_sca
     pixel_scale : float
         arcsec per pixel.
     """
-    table["ranr"], table["decnr"] = table["ra"], table["dec"]
     names = {"magnr": "mag", "sigmagnr": "sigmag", "chinr": "chi", "sharpnr": "sharp", "ranr": "ra", "decnr": "dec"}
-    for name in ("distnr", "magnr", "sigmagnr", "chinr", "sharpnr"):
+    for name in ("distnr", *names):
         table[name] = NONE
     if not len(psfcat) or not len(table):
         return
@@ -86,7 +85,8 @@ def add_ps1(table: np.ndarray, ps1: np.ndarray, config: CandidateConfig) -> None
         found = np.isfinite(distance[:, k - 1])
         source = row[found, k - 1]
         table[f"distpsnr{k}"] = np.where(found, distance[:, k - 1], NONE)
-        table[f"objectidps{k}"][found] = ps1["objid"][source] if found.any() else 0
+        table[f"objectidps{k}"] = int(NONE)
+        table[f"objectidps{k}"][found] = ps1["objid"][source] if found.any() else int(NONE)
         columns = {"sgmag": "g", "srmag": "r", "simag": "i", "szmag": "z", "sgscore": "sgscore"}
         for name, column in columns.items():
             table[f"{name}{k}"] = NONE

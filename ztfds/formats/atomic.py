@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -90,5 +91,6 @@ def write_atomic(path: Path | str, writer: Callable[[Path], object] | bytes) -> 
     except OSError as error:
         raise StoreDown(f"cannot write {path}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return Written(path, written.bytes, written.sha256)

@@ -101,7 +101,8 @@ def read_manifest(path: Path | str) -> Manifest:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        kind = TruncatedFile if error.pos >= len(text.rstrip()) else UnreadableFile
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        kind = TruncatedFile if cut else UnreadableFile
         raise kind(f"{path.name} is not whole JSON: {error}") from error
     return _manifest(content, path.name)
 

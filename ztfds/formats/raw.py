@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,17 +150,16 @@ def read_raw(path: Path | str, shape: tuple[int, int] | None = None) -> RawCcd:
 
 def _decode(content: bytes, name: str) -> list[tuple[np.ndarray, fits.Header]]:
     """Pixels and headers of the first nine HDUs (the primary has an empty array)."""
-    images: list[tuple[np.ndarray, fits.Header]] = []
+    decoded: list[tuple[np.ndarray | None, fits.Header]] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             with fits.open(io.BytesIO(content), memmap=False, lazy_load_hdus=True) as hdus:
                 for index in range(HDUS_OF_A_WHOLE_FILE):
-                    pixels = hdus[index].data if index else np.empty((0, 0), np.uint16)
-                    images.append((_unsigned(pixels, index, name), hdus[index].header))
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, zlib.error, fits.VerifyError) as error:
-        raise UnreadableFile(f"{name}: the pixels cannot be decoded ({error})") from error
-    return images
+                    decoded.append((hdus[index].data if index else np.empty((0, 0), np.uint16), hdus[index].header))
+    except Exception as error:  # damaged bytes make the decoder raise anything, even classes that it keeps private
+        raise UnreadableFile(f"{name}: the pixels cannot be decoded ({error!r})") from error
+    return [(_unsigned(pixels, index, name), header) for index, (pixels, header) in enumerate(decoded)]
 
 
 def _unsigned(pixels: np.ndarray | None, index: int, name: str) -> np.ndarray:
@@ -169,7 +167,7 @@ def _unsigned(pixels: np.ndarray | None, index: int, name: str) -> np.ndarray:
     if pixels is None or pixels.ndim != 2:
         raise WrongSize(f"{name}: HDU {index} holds no two-dimensional image")
     if pixels.dtype.kind not in "ui" or (pixels.dtype != np.uint16 and not _fits_16_bits(pixels)):
-        raise WrongSize(f"{name}: HDU {index} holds {pixels.dtype} instead of unsigned 16-bit pixels")
+        raise WrongSize(f"{name}: HDU {index} holds {pixels.dtype.name} instead of unsigned 16-bit pixels")
     return np.ascontiguousarray(pixels, dtype=np.uint16)
 
 
@@ -195,6 +193,13 @@ def _check_shapes(name: str, quadrants: Sequence[RawQuadrant], shape: tuple[int,
             raise WrongSize(f"{name}: overscan {quadrant.qid} is {quadrant.overscan.shape}, not {wanted[0]} rows")
 
 
+def write_hdus(path: Path | str, hdus: fits.HDUList) -> Written:
+    """Write a FITS file atomically, with DATASUM and CHECKSUM in every HDU."""
+    buffer = io.BytesIO()
+    hdus.writeto(buffer, output_verify="silentfix")
+    return write_atomic(path, structure.seal(buffer.getvalue()))
+
+
 def write_raw(path: Path | str, header: fits.Header, quadrants: Sequence[RawQuadrant]) -> Written:
     """Write a raw CCD file: primary header, four quadrants, four overscans, lossless Rice, DATASUM and CHECKSUM.
 
@@ -214,7 +219,7 @@ def write_raw(path: Path | str, header: fits.Header, quadrants: Sequence[RawQuad
         hdus.append(_compressed(quadrant.pixels, quadrant.header, str(quadrant.qid)))
     for quadrant in quadrants:
         hdus.append(_compressed(quadrant.overscan, fits.Header({"AMP_ID": quadrant.qid - 1}), str(quadrant.qid + 4)))
-    return write_atomic(path, lambda temporary: hdus.writeto(temporary, checksum=True))
+    return write_hdus(path, hdus)
 
 
 def _compressed(pixels: np.ndarray, header: fits.Header, extname: str) -> fits.CompImageHDU:

@@ -10,9 +10,9 @@ import numpy as np
 from astropy.io import fits
 
 from ztfds.formats import structure
-from ztfds.formats.atomic import Written, write_atomic
+from ztfds.formats.atomic import Written
 from ztfds.formats.images import bare
-from ztfds.formats.raw import read_content
+from ztfds.formats.raw import read_content, write_hdus
 from ztfds.survey.errors import UnreadableFile
 
 PIXEL_COLUMNS = ("xpos", "ypos", "x", "y", "xwin", "ywin", "x_image", "y_image", "xwin_image", "ywin_image")
@@ -96,7 +96,7 @@ def write_table(
         if units and name in units:
             table.header[f"TUNIT{index}"] = units[name]
     hdus = fits.HDUList([fits.PrimaryHDU(header=bare(header)), table])
-    return write_atomic(path, lambda temporary: hdus.writeto(temporary, checksum=True, output_verify="silentfix"))
+    return write_hdus(path, hdus)
 
 
 def read_table(
@@ -136,8 +136,16 @@ def read_table(
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """The rows in the machine's byte order, as a plain structured array with text instead of bytes kept as it is."""
-    return np.array(array, dtype=array.dtype.newbyteorder("="))
+    """The rows in the machine's byte order, as a plain structured array with text as str."""
+    dtype = array.dtype.newbyteorder("=")
+    fields = [(name, *_text(dtype[name])) for name in dtype.names or ()]
+    return np.array(array, dtype=np.dtype(fields))
+
+
+def _text(dtype: np.dtype) -> tuple[np.dtype, tuple[int, ...]]:
+    """Element type and shape of a column; bytes become text of the same length."""
+    base = dtype.base
+    return (np.dtype(f"U{base.itemsize}") if base.kind == "S" else base), dtype.shape
 
 
 def write_psfcat(path: Path | str, catalog: np.ndarray, header: fits.Header | None = None) -> Written:

@@ -40,9 +40,7 @@ def _clip_histogram(counts: np.ndarray, start: float, step: float, clip: float) 
 
 
 @njit("i8(f4[:, ::1], b1[:, ::1], i8, i8, i8, i8, f4[::1])", cache=True, nogil=True)
-def _sample_box(
-    pixels: np.ndarray, usable: np.ndarray, y0: int, y1: int, x0: int, x1: int, sample: np.ndarray
-) -> int:
+def _sample_box(pixels: np.ndarray, usable: np.ndarray, y0: int, y1: int, x0: int, x1: int, sample: np.ndarray) -> int:
     """Copy about `sample.size` usable pixels, evenly spread over the box; return how many."""
     stride = max(1, ((y1 - y0) * (x1 - x0)) // sample.size)
     n, k = 0, 0
@@ -163,9 +161,7 @@ def mesh_image(mesh: np.ndarray, box: int, out: np.ndarray) -> None:
 
 
 @njit("void(f4[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
-def subtract_mesh(
-    pixels: np.ndarray, usable: np.ndarray, mesh: np.ndarray, box: int, out: np.ndarray
-) -> None:
+def subtract_mesh(pixels: np.ndarray, usable: np.ndarray, mesh: np.ndarray, box: int, out: np.ndarray) -> None:
     """out = pixels - map where usable, 0 elsewhere (so that bad pixels say "no light" to linear filters)."""
     row = np.empty(pixels.shape[1], np.float32)
     for j in range(pixels.shape[0]):

@@ -74,9 +74,8 @@ def maximum_3x3(image: np.ndarray, out: np.ndarray) -> None:
                 rows[b, i] = v if v > 0 else np.float32(0)
         for i in range(nx):
             rows[0, i] = max(rows[0, i], rows[1, i], rows[2, i])
-        out[j, 0], out[j, nx - 1] = rows[0, 0], rows[0, nx - 1]
-        for i in range(1, nx - 1):
-            out[j, i] = max(rows[0, i - 1], rows[0, i], rows[0, i + 1])
+        for i in range(nx):
+            out[j, i] = max(rows[0, max(i - 1, 0)], rows[0, i], rows[0, min(i + 1, nx - 1)])
 
 
 @njit(

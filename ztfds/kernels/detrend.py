@@ -21,7 +21,7 @@ def _sorted_median(values: np.ndarray, n: int) -> np.float32:
 
 @njit("void(uint16[:, :], float32, float32[::1], float32[::1])", cache=True, nogil=True, error_model="numpy")
 def row_levels(overscan: np.ndarray, clip: float, level: np.ndarray, scatter: np.ndarray) -> None:
-    """Outlier-rejected mean and robust scatter of each overscan row.
+    """Outlier-rejected mean and scatter of each overscan row.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def row_levels(overscan: np.ndarray, clip: float, level: np.ndarray, scatter: np
     clip : float
         Samples further than `clip` robust sigmas (1.4826 MAD, at least half a DN) from the row's median are rejected.
     level, scatter : (ny,) float32
-        Written: mean of the kept samples and robust sigma of the row, DN.
+        Written: mean and standard deviation of the kept samples, DN.
     """
     ny, nc = overscan.shape
     values = np.empty(nc, np.float32)
@@ -43,13 +43,17 @@ def row_levels(overscan: np.ndarray, clip: float, level: np.ndarray, scatter: np
             deviations[i] = abs(values[i] - median)
         sigma = max(np.float32(1.4826) * _sorted_median(deviations, nc), np.float32(0.5))
         total = np.float32(0)
+        squares = np.float32(0)
         kept = 0
         for i in range(nc):
-            if abs(values[i] - median) <= clip * sigma:
-                total += values[i]
+            d = values[i] - median
+            if abs(d) <= clip * sigma:
+                total += d
+                squares += d * d
                 kept += 1
-        level[j] = total / kept
-        scatter[j] = sigma
+        level[j] = median + total / kept
+        # The robust sigma of integers comes in steps of 0.74 DN; the deviation of the kept samples does not.
+        scatter[j] = np.sqrt((squares - total * total / kept) / max(kept - 1, 1))
 
 
 @njit(

@@ -110,12 +110,12 @@ def radon_half(table: np.ndarray, other: np.ndarray, rows: int, columns: int) ->
 
 
 @njit(
-    "Tuple((float64, int64, int64))(float32[:, ::1], int64, int64, int64)",
+    "Tuple((float64, int64, int64, float64))(float32[:, ::1], int64, int64, int64)",
     cache=True,
     nogil=True,
     error_model="numpy",
 )
-def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[float, int, int]:
+def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[float, int, int, float]:
     """The line of the largest sum over square root of its number of cells.
 
     Parameters
@@ -132,11 +132,15 @@ def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[f
     significance : float
     slope, start : int
         s and x of the best line, x in columns of the image (negative: it enters through the left border).
+    spread : float
+        Root mean square of all lines: 1 for white cells of unit variance, more where crowding makes lines by chance.
     """
     n = table.shape[0]
     best = np.float32(0)
     best_slope = 0
     best_start = 0
+    squares = 0.0
+    considered = 0
     root = np.empty(rows + 1, np.float32)
     for k in range(rows + 1):
         root[k] = np.float32(1) / np.sqrt(np.float32(k)) if k >= max(least, 1) else np.float32(0)
@@ -151,6 +155,8 @@ def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[f
             count = int(leave - enter) + 1
             if count >= least:
                 v = table[s, n + x] * root[count]
+                squares += v * v
+                considered += 1
                 if v > best:
                     best = v
                     best_slope = s

@@ -122,12 +122,15 @@ def render(
         r = OVERSAMPLING * j
         w0, w1, w2, w3 = np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3])
         for i in range(width):
-            value[j, i] = (
-                w0 * rows[0, r, i] + w1 * rows[0, r + 1, i] + w2 * rows[0, r + 2, i] + w3 * rows[0, r + 3, i]
-            )
+            value[j, i] = w0 * rows[0, r, i] + w1 * rows[0, r + 1, i] + w2 * rows[0, r + 2, i] + w3 * rows[0, r + 3, i]
         if gradient:
             s = np.float32(-OVERSAMPLING)
-            d0, d1, d2, d3 = (s * np.float32(dy[0]), s * np.float32(dy[1]), s * np.float32(dy[2]), s * np.float32(dy[3]))
+            d0, d1, d2, d3 = (
+                s * np.float32(dy[0]),
+                s * np.float32(dy[1]),
+                s * np.float32(dy[2]),
+                s * np.float32(dy[3]),
+            )
             for i in range(width):
                 value_x[j, i] = (
                     w0 * rows[1, r, i] + w1 * rows[1, r + 1, i] + w2 * rows[1, r + 2, i] + w3 * rows[1, r + 3, i]
@@ -174,9 +177,7 @@ def _add(
             image[iy0 + j, ix0 + i] += amount * value[j, i]
 
 
-@njit(
-    "void(f4[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], b1[::1], f8)", cache=True, nogil=True
-)
+@njit("void(f4[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], b1[::1], f8)", cache=True, nogil=True)
 def paint(
     image: np.ndarray,
     phased: np.ndarray,

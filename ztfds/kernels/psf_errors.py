@@ -149,7 +149,8 @@ def fit_quality(
         for c in range(count):
             t = chosen[c]
             reach = max(
-                max(abs(ix0 - xs[t]), abs(ix0 + width - 1 - xs[t])), max(abs(iy0 - ys[t]), abs(iy0 + height - 1 - ys[t]))
+                max(abs(ix0 - xs[t]), abs(ix0 + width - 1 - xs[t])),
+                max(abs(iy0 - ys[t]), abs(iy0 + height - 1 - ys[t])),
             )
             if reach > 12.5:
                 continue

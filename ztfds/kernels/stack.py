@@ -55,7 +55,8 @@ def _sort_wires(wires: np.ndarray, network: np.ndarray, width: int) -> None:
 
 
 @njit(
-    "void(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32, float32[::1], float32[::1], float32[::1])",
+    "int64(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32, float32,"
+    " float32[::1], float32[::1], float32[::1])",
     cache=True,
     nogil=True,
     error_model="numpy",
@@ -68,11 +69,12 @@ def clipped_stack(
     spread_to_sigma: float,
     kappa: float,
     sigma_floor: float,
+    std_factor: float,
     mean: np.ndarray,
     std: np.ndarray,
-    kept: np.ndarray,
-) -> None:
-    """Outlier-rejected mean and standard deviation of each pixel of a stack.
+    error: np.ndarray,
+) -> int:
+    """Outlier-rejected mean, standard deviation and standard error of each pixel of a stack.
 
     Samples further from the pixel's median than kappa * max(sigma, sigma_floor) are rejected, where sigma is the
     distance between two symmetric order statistics, which a few outliers cannot move.
@@ -91,8 +93,15 @@ def clipped_stack(
         Rejection limit, sigmas.
     sigma_floor : float
         Smallest sigma, unit of the samples (quantised data can have a spread of zero).
-    mean, std, kept : (m,) float32
-        Written: mean, standard deviation (n - 1) and number of the kept samples.
+    std_factor : float
+        By which the deviation of the kept samples is multiplied, to undo what the clipping takes off normal noise.
+    mean, std, error : (m,) float32
+        Written: mean, standard deviation (n - 1) of the kept samples, and the latter over the root of their number.
+
+    Returns
+    -------
+    int
+        Number of kept samples of all pixels.
     """
     n, m = samples.shape
     wires = np.empty((n, LANES), np.float32)
@@ -101,6 +110,8 @@ def clipped_stack(
     count = np.empty(LANES, np.float32)
     total = np.empty(LANES, np.float32)
     squares = np.empty(LANES, np.float32)
+    one = np.float32(1)
+    kept = 0
     for start in range(0, m, LANES):
         width = min(LANES, m - start)
         for k in range(n):
@@ -117,14 +128,19 @@ def clipped_stack(
         for k in range(n):
             for i in range(width):
                 d = wires[k, i] - median[i]
-                w = np.float32(1) if abs(d) <= limit[i] else np.float32(0)
+                w = one if abs(d) <= limit[i] else np.float32(0)
                 count[i] += w
                 total[i] += w * d
                 squares[i] += w * d * d
+        kept_here = np.float32(0)
         for i in range(width):
-            c = max(count[i], np.float32(1))
+            c = max(count[i], one)
             shift = total[i] / c
             mean[start + i] = median[i] + shift
-            variance = (squares[i] - shift * total[i]) / max(c - np.float32(1), np.float32(1))
-            std[start + i] = np.sqrt(max(variance, np.float32(0)))
-            kept[start + i] = count[i]
+            variance = max(squares[i] - shift * total[i], np.float32(0)) / max(c - one, one)
+            deviation = std_factor * np.sqrt(variance)
+            std[start + i] = deviation
+            error[start + i] = deviation / np.sqrt(c)
+            kept_here += count[i]
+        kept += int(kept_here)
+    return kept

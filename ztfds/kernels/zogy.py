@@ -265,14 +265,15 @@ def match_stars(
 
     A = Pr * N and B = Pn * R have the same shape where the PSFs are right; the fit
     A = ratio (B - dx dB/dx - dy dB/dy) + constant over (2 half + 1)^2 pixels gives what the difference needs, with
-    whatever centring convention the PSF models have and whatever neighbours the star has.
+    whatever centring convention the PSF models have and whatever neighbours the star has. Derivatives are central
+    differences of fourth order (of second order they would be 10 % too small at this sampling).
 
     Parameters
     ----------
     new, ref : (ny, nx) float32, DN
         Background-subtracted, on one grid.
     ys, xs : (n,) int64
-        Star pixels, at least half + 1 + size // 2 from the edges.
+        Star pixels, at least half + 2 + size // 2 from the edges.
     which : (n,) int64
         Which of the PSFs belongs to the star.
     psfs_new, psfs_ref : (k, size, size) float32
@@ -282,7 +283,7 @@ def match_stars(
     out : (n, 4) float64
         Written: ratio N / R, dx, dy (where N is, relative to R, px), relative RMS residual; NaN where the fit fails.
     """
-    wide = half + 1
+    wide = half + 2
     a = np.empty((2 * wide + 1, 2 * wide + 1))
     b = np.empty((2 * wide + 1, 2 * wide + 1))
     normal, right, base = np.empty((4, 4)), np.empty(4), np.empty(4)
@@ -291,11 +292,11 @@ def match_stars(
         _convolve_stamp(ref, ys[s], xs[s], psfs_new[which[s]], wide, b)
         normal[:], right[:] = 0.0, 0.0
         power = 0.0
-        for j in range(1, 2 * wide):
-            for i in range(1, 2 * wide):
+        for j in range(2, 2 * wide - 1):
+            for i in range(2, 2 * wide - 1):
                 base[0] = b[j, i]
-                base[1] = -0.5 * (b[j, i + 1] - b[j, i - 1])
-                base[2] = -0.5 * (b[j + 1, i] - b[j - 1, i])
+                base[1] = (b[j, i + 2] - b[j, i - 2] - 8 * (b[j, i + 1] - b[j, i - 1])) / 12
+                base[2] = (b[j + 2, i] - b[j - 2, i] - 8 * (b[j + 1, i] - b[j - 1, i])) / 12
                 base[3] = 1.0
                 power += a[j, i] * a[j, i]
                 for p in range(4):

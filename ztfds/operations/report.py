@@ -79,7 +79,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    rows: list[Sequence[str]]
+    rows: Sequence[Sequence[str]]
     empty: str = "None."
 
 
@@ -131,7 +131,7 @@ def write_report(context: Context, nid: int) -> Path:
     html, text = render_html(report).encode(), render_text(report).encode()
     for suffix, content in (("txt", text), ("html", html)):
         path = folder / f"ztf_{report.night}_nightreport.{suffix}"
-        written = write_atomic(path, lambda stream_path, content=content: Path(stream_path).write_bytes(content))
+        written = write_atomic(path, content)
         register_document(
             context.dsn,
             kind=f"nightreport_{suffix}",

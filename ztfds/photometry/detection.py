@@ -17,7 +17,9 @@ from ztfds.photometry.background import Background
 log = logging.getLogger(__name__)
 
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
-GAUSSIAN_TO_HALF_MAXIMUM = 0.90  # a seeing profile's wings widen its matched Gaussian: FWHM of a Moffat (beta 3) over it
+GAUSSIAN_TO_HALF_MAXIMUM = (
+    0.90  # a seeing profile's wings widen its matched Gaussian: FWHM of a Moffat (beta 3) over it
+)
 
 
 @dataclass(frozen=True)

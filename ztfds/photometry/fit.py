@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import PhotometryConfig
+from ztfds.formats.tables import PSFCAT_DTYPE
 from ztfds.kernels import background as background_kernels
 from ztfds.kernels import psf as kernels
 from ztfds.kernels.psf_errors import fit_quality
@@ -19,15 +20,6 @@ from ztfds.photometry.psf_build import fit_radius
 from ztfds.survey import bits
 
 log = logging.getLogger(__name__)
-
-PSFCAT_DTYPE = np.dtype(
-    [
-        ("sourceid", "i4"), ("xpos", "f8"), ("ypos", "f8"), ("ra", "f8"), ("dec", "f8"), ("flux", "f4"), ("sigflux", "f4"),
-        ("mag", "f4"), ("sigmag", "f4"), ("snr", "f4"), ("chi", "f4"), ("sharp", "f4"), ("flags", "i2"),
-    ]
-)  # fmt: skip
-"""One row of the PSF catalog. xpos, ypos: pixels, 0-based; ra, dec: deg, NaN before astrometry; flux, sigflux: DN; mag:
-instrumental, -2.5 log10(flux / DN); sharp: pixels^2; flags: -1 near an edge, else the OR of the mask over 5 x 5 pixels."""
 
 LEAST_PAINT_PX = 5.0
 
@@ -67,7 +59,9 @@ class PsfPhotometry:
 
     Attributes
     ----------
-    catalog : structured array of PSFCAT_DTYPE, brightest first
+    catalog : structured array of PSFCAT_DTYPE, brightest first. xpos, ypos: pixels, 0-based; ra, dec: deg, NaN before
+        astrometry; flux, sigflux: DN; mag: instrumental, -2.5 log10(flux / DN); chi; sharp: pixels^2; flags: -1 near an
+        edge, else the OR of the mask over 5 x 5 pixels
     x_error, y_error : (n,) float64, pixels, 1 sigma, aligned with the catalog
     residual : (ny, nx) float32, DN: image minus sky minus all models; 0 where unusable
     background : Background, corrected with the sky left under the subtracted sources
@@ -172,7 +166,14 @@ class Fitter:
         """Detect on the residual image and add what is found; returns how many."""
         limit = self.config.detection.limit_snr
         found = find_sources(
-            self.residual, self.data, self.usable, self.background, self.gain, self.psf.fwhm_px, self.config.detection, limit
+            self.residual,
+            self.data,
+            self.usable,
+            self.background,
+            self.gain,
+            self.psf.fwhm_px,
+            self.config.detection,
+            limit,
         )
         return self.add(found.x, found.y, found.flux)
 
@@ -200,9 +201,7 @@ class Fitter:
         catalog["sigmag"] = 2.5 / np.log(10.0) / catalog["snr"]
         catalog["chi"], catalog["sharp"] = quality[order, 3], quality[order, 4]
         catalog["flags"] = source_flags(mask, s.x[order], s.y[order], self.config.fit.edge_px)
-        return PsfPhotometry(
-            catalog, quality[order, 1], quality[order, 2], self.residual, self.background, self.sweeps
-        )
+        return PsfPhotometry(catalog, quality[order, 1], quality[order, 2], self.residual, self.background, self.sweeps)
 
     def _new(self, x: np.ndarray, y: np.ndarray, flux: np.ndarray, core: np.ndarray | None = None) -> Sources:
         sky = self.background.variance_at(x, y)
@@ -213,7 +212,14 @@ class Fitter:
         radius = np.floor(fit.paint_scale * np.sqrt(np.maximum(flux, 0.0) / np.sqrt(sky)))
         radius = np.clip(np.maximum(radius, wide), LEAST_PAINT_PX, kernels.RADIUS)
         return Sources(
-            x.astype(float), y.astype(float), flux.astype(float), np.zeros(x.size), sky, wide, radius, np.ones(x.size, bool)
+            x.astype(float),
+            y.astype(float),
+            flux.astype(float),
+            np.zeros(x.size),
+            sky,
+            wide,
+            radius,
+            np.ones(x.size, bool),
         )
 
     def _merge(self) -> None:
@@ -221,7 +227,9 @@ class Fitter:
         s = self.sources
         if len(s) < 2:
             return
-        pairs = cKDTree(np.c_[s.x, s.y]).query_pairs(self.config.fit.merge_fwhm * self.psf.fwhm_px, output_type="ndarray")
+        pairs = cKDTree(np.c_[s.x, s.y]).query_pairs(
+            self.config.fit.merge_fwhm * self.psf.fwhm_px, output_type="ndarray"
+        )
         if len(pairs) == 0:
             return
         fainter = np.unique(np.where(s.flux[pairs[:, 0]] < s.flux[pairs[:, 1]], pairs[:, 0], pairs[:, 1]))
@@ -252,7 +260,7 @@ def source_flags(mask: np.ndarray, x: np.ndarray, y: np.ndarray, edge_px: int) -
     for dy in range(-2, 3):
         for dx in range(-2, 3):
             flags |= mask[np.clip(iy + dy, 0, ny - 1), np.clip(ix + dx, 0, nx - 1)].astype(np.int32)
-    return np.where(edge, -1, flags & bits.BAD_TEMPLATE).astype(np.int16)
+    return np.where(edge, -1, flags & bits.BAD_TEMPLATE).astype(np.int32)
 
 
 def saturated_fluxes(

@@ -83,7 +83,14 @@ def prepare(
     background = sky.estimate(pixels, usable, config.background, gain if readnoise is not None else None, readnoise)
     data = background.subtracted(pixels, usable)
     first = find_sources(
-        data, data, usable, background, gain, config.detection.start_fwhm_px, config.detection, config.detection.bright_snr
+        data,
+        data,
+        usable,
+        background,
+        gain,
+        config.detection.start_fwhm_px,
+        config.detection,
+        config.detection.bright_snr,
     )
     fwhm, n_stars = measure_fwhm(data, usable, first, config.detection)
     found = find_sources(data, data, usable, background, gain, fwhm, config.detection, config.detection.limit_snr)
@@ -144,9 +151,7 @@ def fit_scene(scene: Scene, psf: PsfModel, config: PhotometryConfig) -> tuple[Ps
 def _psf_stars(scene: Scene, config: PhotometryConfig) -> np.ndarray:
     """Indices of PSF stars in scene.found."""
     limit = config.psf.saturation_margin * scene.saturate - scene.background.level_at(scene.shapes.x, scene.shapes.y)
-    return select_stars(
-        scene.data, scene.usable, scene.found, scene.shapes, limit, scene.saturated[:, :2], config.psf
-    )
+    return select_stars(scene.data, scene.usable, scene.found, scene.shapes, limit, scene.saturated[:, :2], config.psf)
 
 
 def _rebuilt(scene: Scene, fitter: Fitter, config: PhotometryConfig) -> PsfModel:

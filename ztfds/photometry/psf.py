@@ -137,14 +137,24 @@ def moffat(fwhm_px: float, shape: tuple[int, int], beta: float = 3.0) -> PsfMode
     shape : (ny, nx) of the image
     beta : Moffat exponent, above 1
     """
+    return normalised(PsfModel(moffat_plane(fwhm_px, beta)[None], shape, fwhm_px))
+
+
+def moffat_plane(fwhm_px: float, beta: float, plus: float = 0.0, cross: float = 0.0) -> np.ndarray:
+    """Spline coefficients (NODES, NODES) float32 of the profile of `moffat`, of peak about 1.
+
+    `plus` stretches x and shrinks y by half that fraction each, `cross` does so along the diagonals (linear in small values).
+    """
     sharp = np.sqrt(max(fwhm_px**2 - PIXEL_WIDTH**2, 0.25))
     alpha = sharp / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))
     offset = (np.arange(NODES) - CENTRE) / OVERSAMPLING
     fine = (offset[:, None] + 0.5 * _GAUSS_X).ravel()
-    square = (1.0 + (fine[:, None] ** 2 + fine[None, :] ** 2) / alpha**2) ** -beta
+    yy, xx = fine[:, None] ** 2, fine[None, :] ** 2
+    radius2 = (1.0 - plus) * xx + (1.0 + plus) * yy - 2.0 * cross * fine[:, None] * fine[None, :]
+    square = (1.0 + radius2 / alpha**2) ** -beta
     n = _GAUSS_X.size
     profile = np.einsum("jqip,q,p->ji", square.reshape(NODES, n, NODES, n), _GAUSS_W, _GAUSS_W)
-    return normalised(PsfModel(_spline_of(profile)[None], shape, fwhm_px))
+    return _spline_of(profile)
 
 
 def normalised(model: PsfModel) -> PsfModel:

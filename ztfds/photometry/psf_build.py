@@ -10,20 +10,16 @@ import numpy as np
 from ztfds.config.photometry import FitConfig, PsfConfig
 from ztfds.kernels import psf as kernels
 from ztfds.kernels import psf_solve
-from ztfds.kernels.psf import STAMP
 from ztfds.kernels.psf_errors import core_excess
+from ztfds.photometry import psf_profile as profiles
 from ztfds.photometry.background import Background
-from ztfds.photometry.psf import TERMS, PsfModel, moffat, node_radius, normalised
+from ztfds.photometry.psf import TERMS, PsfModel, moffat, normalised
 from ztfds.survey.errors import PsfFailed
 
 log = logging.getLogger(__name__)
 
 CORE_FWHM = 1.2  # radius, in FWHM, within which the model's error is measured
-FACTOR_STEP = 0.1  # prior 1 sigma of slope and curvature of the ring factors
-SKY_PEDESTAL = 0.15  # prior 1 sigma of a star's local sky error, in sigmas of a sky pixel
-WEIGHT_ERROR = 0.02  # fraction of the light added to its noise in the weights: no single bright star may make the PSF
 SUM_NOISE = 2.0  # error of the PSF's normalisation over 1 / total S/N of its stars: the stamp's sum is no optimal flux
-MOFFAT_STARS = 40  # brightest stars that the round start profile is fitted to
 CHI_CLIP = 3.0  # stars with chi above this multiple of the median are not point sources
 
 
@@ -176,14 +172,12 @@ def _chi(residual: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Star
 
 
 def _star_snr(model: PsfModel, stars: _Stars, gain: float) -> np.ndarray:
-    """Signal to noise of each star in the weights of the solution, at most 1 / WEIGHT_ERROR * 3."""
-    noise2 = model.noise_pixels() * stars.sky + stars.flux / gain + (WEIGHT_ERROR * stars.flux) ** 2 / 9.0
+    """Signal to noise of each star in the weights of the solution, at most 1 / profiles.WEIGHT_ERROR * 3."""
+    noise2 = model.noise_pixels() * stars.sky + stars.flux / gain + (profiles.WEIGHT_ERROR * stars.flux) ** 2 / 9.0
     return np.asarray(stars.flux / np.sqrt(noise2))
 
 
-def _model_error(
-    residual: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float
-) -> float:
+def _model_error(residual: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float) -> float:
     """Error of the model in a pixel as a fraction of the model: residual power beyond noise, weighted to bright stars."""
     out = np.zeros((stars.x.size, 2))
     radius = min(max(2.0, CORE_FWHM * model.fwhm_px), 8.0)
@@ -198,170 +192,49 @@ def _solve(
     data: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float, config: PsfConfig
 ) -> PsfModel:
     """Coefficients by regularised, robust least squares over the stars' stamps, positions and fluxes held."""
-    n = stars.x.size
-    ny, nx = data.shape
-    order = int(np.searchsorted(config.stars_for_terms, n, side="right"))
-    stamps, good = np.empty((n, STAMP, STAMP), np.float32), np.empty((n, STAMP, STAMP), bool)
-    psf_solve.cut_stamps(data, usable, stars.x, stars.y, stamps, good)
-    stamps /= stars.flux[:, None, None].astype(np.float32)
-    stamps -= _local_sky(model, stamps, good, stars, gain, (ny, nx))
-    prior = _prior(model, stamps, good, stars, gain, (ny, nx))
-    plain = np.zeros((TERMS[order], *prior.shape), np.float32)
-    known = min(plain.shape[0], model.coefficients.shape[0])
-    plain[:known] = model.coefficients[:known]
-    predicted = np.empty_like(stamps)
-    psf_solve.predict(plain, stars.x, stars.y, nx, ny, predicted)
-    weight = _weights(stamps, predicted, good, stars, gain, config.outlier_sigma)
-    penalty = _Penalty(np.maximum(prior, 1e-7 * prior.max()), plain.shape[0], config)
-    target = np.zeros(plain.shape)
-    target[0] = prior
-    solved = _conjugate_gradient(plain, stamps, weight, stars, (ny, nx), penalty, target, config.iterations)
-    return normalised(PsfModel(solved, (ny, nx), model.fwhm_px))
-
-
-def _local_sky(
-    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int]
-) -> np.ndarray:
-    """(n, 1, 1) float32: what is left of the sky in each flux-normalised stamp, from the pixels outside the core.
-
-    Faint neighbours and the sky map's errors are a pedestal of about a tenth of the sky noise; a stamp has so many pixels
-    that it would go into the wings and hence into all fluxes.
-    """
-    ny, nx = shape
-    predicted = np.empty_like(stamps)
-    psf_solve.predict(model.coefficients, stars.x, stars.y, nx, ny, predicted)
-    grid = np.arange(STAMP) - STAMP // 2
-    outside = np.hypot(grid[:, None], grid[None, :]) > max(4.0, 2.0 * model.fwhm_px)
-    weight = _weights(stamps, predicted, good & outside, stars, gain, 2.0)
-    prior = stars.flux**2 / (SKY_PEDESTAL**2 * stars.sky)
-    offset = (weight * (stamps - predicted)).sum(axis=(1, 2)) / (weight.sum(axis=(1, 2)) + prior)
-    return np.asarray(offset[:, None, None], np.float32)
-
-
-def _prior(
-    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int]
-) -> np.ndarray:
-    """Round profile of the PSF (NODES, NODES): the best Moffat profile, its rings rescaled to the light in the stars' rings."""
-    ny, nx = shape
-    ring = _best_moffat(model, stamps, good, stars, gain, shape)
-    predicted = np.empty_like(stamps)
-    psf_solve.predict(ring[None].astype(np.float32), stars.x, stars.y, nx, ny, predicted)
-    weight = _weights(stamps, predicted, good, stars, gain, 4.0).astype(np.float64)
-    grid = np.arange(STAMP) - STAMP // 2
-    dx = grid[None, None, :] + np.floor(stars.x + 0.5)[:, None, None] - stars.x[:, None, None]
-    dy = grid[None, :, None] + np.floor(stars.y + 0.5)[:, None, None] - stars.y[:, None, None]
-    bins = np.minimum(np.hypot(dx, dy), 12.49).astype(int).ravel()
-    up = np.bincount(bins, (weight * predicted * stamps).ravel(), minlength=13)
-    down = np.bincount(bins, (weight * predicted * predicted).ravel(), minlength=13)
-    factor = _smooth_factor(up, down)
-    return ring * np.interp(node_radius(), np.arange(13) + 0.5, factor)
-
-
-def _best_moffat(
-    model: PsfModel, stamps: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, shape: tuple[int, int]
-) -> np.ndarray:
-    """Coefficients (NODES, NODES) of the Moffat profile that fits the brightest stars (Gauss-Newton in log width, log beta).
-
-    The flux of each star is free (projected out), so that a wrong first model does not keep itself.
-    """
-    ny, nx = shape
-    some = np.argsort(-stars.flux)[:MOFFAT_STARS]
-    x, y, t = stars.x[some], stars.y[some], stamps[some].astype(np.float64)
-    first = np.empty(t.shape, np.float32)
-    psf_solve.predict(model.coefficients, x, y, nx, ny, first)
-    weight = _weights(stamps[some], first, good[some], stars.keep(some), gain, 4.0).astype(np.float64)
-
-    def plane(log_width: float, log_beta: float) -> np.ndarray:
-        return moffat(float(np.exp(log_width)), shape, float(np.exp(log_beta))).coefficients
-
-    def stamps_of(log_width: float, log_beta: float) -> np.ndarray:
-        out = np.empty(t.shape, np.float32)
-        psf_solve.predict(plane(log_width, log_beta), x, y, nx, ny, out)
-        return out.astype(np.float64)
-
-    p = np.log([model.fwhm_px, 3.0])
-    low, high = np.log([0.6 * model.fwhm_px, 1.6]), np.log([1.7 * model.fwhm_px, 8.0])
-    for _ in range(4):
-        m = stamps_of(*p)
-        slopes = [(stamps_of(p[0] + 0.02, p[1]) - m) / 0.02, (stamps_of(p[0], p[1] + 0.05) - m) / 0.05]
-        mm = np.maximum((weight * m * m).sum(axis=(1, 2)), 1e-30)
-        scale = (weight * t * m).sum(axis=(1, 2)) / mm
-        flat = [d - m * ((weight * m * d).sum(axis=(1, 2)) / mm)[:, None, None] for d in slopes]
-        remainder = t - scale[:, None, None] * m
-        flat = [scale[:, None, None] * d for d in flat]
-        normal = np.array([[(weight * a * b).sum() for a in flat] for b in flat])
-        # beta is 3 within a factor 1.5 a priori: few stars say nothing about it
-        normal += np.diag([1e-6, 1.0 / 0.4**2])
-        right = np.array([(weight * a * remainder).sum() for a in flat]) + [0.0, (np.log(3.0) - p[1]) / 0.4**2]
-        p = np.clip(p + np.clip(np.linalg.solve(normal, right), -0.3, 0.3), low, high)
-    log.debug('moffat %s', np.exp(p))
-    return plane(*p)[0].astype(np.float64)
-
-
-def _smooth_factor(up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Smooth ring factors: least squares of down * (factor - up / down)^2 with a prior on slope and curvature.
-
-    Rings are 1 pixel wide. The wings of few stars are noise, and all of a stamp's sum depends on them: a factor may change
-    its slope by 0.1 a ring, and its value by 0.1 a ring where nothing is known.
-    """
-    n = up.size
-    matrix = np.diag(down + 1.0)
-    curvature, slope = np.diff(np.eye(n), 2, axis=0), np.diff(np.eye(n), 1, axis=0)
-    matrix += (curvature.T @ curvature + slope.T @ slope) / FACTOR_STEP**2
-    return np.clip(np.linalg.solve(matrix, up + 1.0), 0.2, 5.0)
-
-
-def _weights(
-    stamps: np.ndarray, predicted: np.ndarray, good: np.ndarray, stars: _Stars, gain: float, outlier: float
-) -> np.ndarray:
-    """Inverse variances of flux-normalised stamps; Huber's weights for outliers; 0 where not good."""
-    flux = stars.flux[:, None, None].astype(np.float32)
-    sky = stars.sky[:, None, None].astype(np.float32)
-    light = np.maximum(predicted, 0.0)
-    variance = (sky + flux * light / gain + (WEIGHT_ERROR * flux * light) ** 2) / flux**2
-    distance = np.abs(stamps - predicted) / np.sqrt(variance)
-    return np.asarray(good / variance * np.minimum(1.0, outlier / np.maximum(distance, 1e-6)), np.float32)
+    order = int(np.searchsorted(config.stars_for_terms, stars.x.size, side="right"))
+    terms = TERMS[order]
+    stamps = profiles.cut(data, usable, stars.x, stars.y, stars.flux, stars.sky, gain)
+    moffat_profile = profiles.best_moffat(stamps, model.coefficients, model.fwhm_px)
+    stamps = profiles.without_local_sky(stamps, moffat_profile)
+    profile = profiles.ring_corrected(stamps, moffat_profile)
+    target = profiles.shaped(stamps, profile, model.fwhm_px, terms)
+    weight = stamps.weights(stamps.predict(target), config.outlier_sigma)
+    penalty = _Penalty(np.maximum(profile, 1e-7 * profile.max()), terms, config)
+    solved = _conjugate_gradient(stamps, weight, penalty, target, config.iterations)
+    return normalised(PsfModel(solved, stamps.shape, model.fwhm_px))
 
 
 def _conjugate_gradient(
-    start: np.ndarray,
-    stamps: np.ndarray,
-    weight: np.ndarray,
-    stars: _Stars,
-    shape: tuple[int, int],
-    penalty: _Penalty,
-    target: np.ndarray,
-    iterations: int,
+    stamps: profiles.Stamps, weight: np.ndarray, penalty: _Penalty, target: np.ndarray, iterations: int
 ) -> np.ndarray:
-    """Minimise sum w (stamp - predicted)^2 + the penalty of c - target over the coefficients (preconditioned CG)."""
-    ny, nx = shape
-    predicted, pulled = np.empty_like(stamps), np.empty(start.shape)
+    """Minimise sum w (stamp - predicted)^2 + penalty of c - target over the coefficients c (preconditioned CG from target)."""
+    x, y, (ny, nx) = stamps.x, stamps.y, stamps.shape
+    pulled = np.empty(target.shape)
 
     def normal(direction: np.ndarray) -> np.ndarray:
-        psf_solve.predict(direction.astype(np.float32), stars.x, stars.y, nx, ny, predicted)
-        psf_solve.gather(weight * predicted, stars.x, stars.y, nx, ny, pulled)
+        psf_solve.gather(weight * stamps.predict(direction), x, y, nx, ny, pulled)
         return pulled + penalty.apply(direction)
 
-    psf_solve.gather(weight * stamps, stars.x, stars.y, nx, ny, pulled)
-    solution = start.astype(np.float64)
-    remainder = pulled + penalty.apply(target)
-    remainder = remainder - normal(solution)
-    diagonal = np.empty(start.shape)
-    psf_solve.curvature(weight, stars.x, stars.y, nx, ny, diagonal)
+    psf_solve.gather(weight * (stamps.values - stamps.predict(target)), x, y, nx, ny, pulled)
+    remainder = pulled.copy()
+    departure = np.zeros(target.shape)
+    diagonal = np.empty(target.shape)
+    psf_solve.curvature(weight, x, y, nx, ny, diagonal)
     diagonal += penalty.diagonal()
     shaped = remainder / diagonal
     direction = shaped.copy()
     product = float((remainder * shaped).sum())
     first = product
     for _ in range(iterations):
-        if product <= 1e-8 * first:
+        if product <= 1e-6 * first:
             break
         image = normal(direction)
         step = product / float((direction * image).sum())
-        solution += step * direction
+        departure += step * direction
         remainder -= step * image
         shaped = remainder / diagonal
         new = float((remainder * shaped).sum())
         direction = shaped + (new / product) * direction
         product = new
-    return solution.astype(np.float32)
+    return np.asarray(target + departure, np.float32)

@@ -38,6 +38,12 @@ ANSWER_S = 5.0
 """How long a broker may take to answer a question."""
 BATCH = 500
 _LOCK_CLASS = 29_002
+_PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""Answers about a partition that is just being made."""
 
 FAULT_POINTS = ("claimed", "produced", "flushed", "acknowledged")
 """Moments at which a fault can be injected, as ``publish:<point>``."""
@@ -79,6 +85,8 @@ class Publisher:
         Partitions of topics that this publisher makes.
     retention_h : int
         How long the broker keeps a topic's messages, h.
+    settle_s : float
+        Age of a batch at which it may be settled, s: more than the delivery timeout.
     fault : callable
         Fault injector, called with ``publish:<point>``.
     """
@@ -265,11 +273,19 @@ class Publisher:
 
     @staticmethod
     def _watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-        """First and next offset of a partition."""
-        marks = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
-        if marks is None:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return int(marks[0]), int(marks[1])
+        """First and next offset of a partition; a partition that was just made or moved is given time to settle."""
+        end = time.monotonic() + 2 * ANSWER_S
+        while True:
+            try:
+                marks = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+                if marks is not None:
+                    return int(marks[0]), int(marks[1])
+                error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            except KafkaException as refused:
+                error = refused
+            if error.args[0].code() not in _PASSING or time.monotonic() > end:
+                raise error
+            time.sleep(0.1)
 
     # -- settling what others left ---------------------------------------------------------------------------------
 

@@ -125,13 +125,15 @@ class Executed(Generic[T]):
         return [Parent.of(row) for row in list(self.products.values())[:1]]
 
 
-def provenance_id(step: Step, config: Config | None, parents: Sequence[Parent]) -> str:
+def provenance_id(step: Step, dataset: str, config: Config | None, parents: Sequence[Parent]) -> str:
     """Hash that identifies what an execution makes.
 
     Parameters
     ----------
     step : Step
         Name and code version.
+    dataset : str
+        What is made: four quadrants have the same raw file as their parent.
     config : Config or None
         Only its critical part counts (`critical_hash`).
     parents : sequence of Parent
@@ -145,6 +147,7 @@ def provenance_id(step: Step, config: Config | None, parents: Sequence[Parent]) 
     content = {
         "step": step.name,
         "version": step.version,
+        "dataset": dataset,
         "config": config.critical_hash() if config is not None else None,
         "parents": sorted({parent.provenance_id for parent in parents}),
     }
@@ -273,7 +276,7 @@ class Runner:
         StoreDown, DatabaseDown
             The archive or the database refused; nothing is registered.
         """
-        provenance = provenance_id(step, config, parents)
+        provenance = provenance_id(step, subject.dataset, config, parents)
         before, job_id = self._open(step, subject, provenance)
         if job_id is None:
             return Executed(provenance, before, True, None)

@@ -62,9 +62,9 @@ def mask_artifacts(
     (ny, nx) uint16
         The mask with SPIKE, TRACK, GHOST, HALO (and LOW_RESPONSE along the edges if `edge_px` > 0) added.
     """
-    out = mask.copy()
+    pixels, out = np.ascontiguousarray(pixels, np.float32), np.array(mask, np.uint16, order="C")
     level = _level_map(background, pixels.shape)
-    state = _state(pixels, mask, config)
+    state = _state(pixels, out, config)
     noise = sky_noise(pixels, level, state, gain, readnoise)
     sky = float(np.median(level[_EVERY]))
     read_variance = noise**2 - max(sky, 0.0) / gain

@@ -135,8 +135,8 @@ def _steep_line(view: np.ndarray, least: int) -> tuple[float, float, float]:
     table = np.zeros((n, n + columns), np.float32)
     table[:rows, n:] = view
     kernels.radon_half(table, np.zeros_like(table), rows, columns)
-    sigma, slope, start = kernels.best_line(table, rows, columns, least)
-    return sigma, float(start), start + slope * (rows - 1) / (n - 1)
+    sigma, slope, start, spread = kernels.best_line(table, rows, columns, least)
+    return sigma / max(spread, 1.0), float(start), start + slope * (rows - 1) / (n - 1)
 
 
 def _judge(
@@ -171,7 +171,7 @@ def _judge(
     part = strip[int(low * strip.shape[0]) : int(high * strip.shape[0])]
     profile = _profile(part)
     half_width = _half_width(profile, noise / math.sqrt(part.shape[0]), config)
-    if _is_defect(line, half_width, config):
+    if _is_defect(line, profile, config):
         return None
     x0, y0, x1, y1 = line
     ends = x0 + low * (x1 - x0), y0 + low * (y1 - y0), x0 + high * (x1 - x0), y0 + high * (y1 - y0)
@@ -226,7 +226,9 @@ def _pieces(strip: np.ndarray, noise: float, length: int) -> np.ndarray:
         if 2 * inner.size < piece.shape[0] * (2 * _SIGNAL_HALF_WIDTH + 1) or outer.size < inner.size:
             pieces.append(0.0)
             continue
-        error = _MEDIAN_NOISE * noise * math.sqrt(1.0 / inner.size + 1.0 / outer.size)
+        # Crowding widens the distribution of what should be sky.
+        scatter = max(noise, 1.4826 * float(np.median(np.abs(outer - np.median(outer)))))
+        error = _MEDIAN_NOISE * scatter * math.sqrt(1.0 / inner.size + 1.0 / outer.size)
         pieces.append(float(np.median(inner) - np.median(outer)) / error)
     return np.array(pieces)
 
@@ -274,7 +276,9 @@ def _profile(strip: np.ndarray) -> np.ndarray:
 def _half_width(profile: np.ndarray, noise: float, config: MaskConfig) -> float:
     """Distance from the middle beyond which the profile stays below 2 % of its peak (or its noise), pixels."""
     middle = profile.size // 2
-    floor = max(0.02 * profile[middle], 2.0 * _MEDIAN_NOISE * noise)
+    sides = np.concatenate((profile[: middle // 2], profile[-(middle // 2) :]))
+    scatter = max(_MEDIAN_NOISE * noise, 1.4826 * float(np.median(np.abs(sides))))
+    floor = max(0.02 * profile[middle], 2.0 * scatter)
     reach = 1
     for side in (profile[middle:], profile[middle::-1]):
         below = np.flatnonzero(side < floor)
@@ -282,10 +286,12 @@ def _half_width(profile: np.ndarray, noise: float, config: MaskConfig) -> float:
     return float(min(reach, config.track_max_half_width_px))
 
 
-def _is_defect(line: Line, half_width: float, config: MaskConfig) -> bool:
+def _is_defect(line: Line, profile: np.ndarray, config: MaskConfig) -> bool:
     """Whether a line runs so exactly along a column or row, and is so narrow, that it belongs to the detector."""
     drift = min(abs(line[2] - line[0]), abs(line[3] - line[1]))
-    return drift < config.track_axis_px and half_width <= 2.0
+    middle = profile.size // 2
+    core = profile[middle - 5 : middle + 6]
+    return drift < config.track_axis_px and int((core > 0.5 * core.max()).sum()) <= 2
 
 
 def _erase(cells: np.ndarray, ends: Line, track: Track | None, config: MaskConfig) -> None:

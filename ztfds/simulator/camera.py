@@ -42,8 +42,10 @@ class Defects:
     def near(self, x: float, y: float, half: int = 2) -> int:
         """Number of dead, hot, noisy pixels and bad columns in the square of 2 half + 1 pixels about a position."""
         jx, jy = round(x), round(y)
-        count = sum(int(np.sum((np.abs(p[:, 0] - jy) <= half) & (np.abs(p[:, 1] - jx) <= half)))
-                    for p in (self.dead, self.hot, self.noisy))
+        count = sum(
+            int(np.sum((np.abs(p[:, 0] - jy) <= half) & (np.abs(p[:, 1] - jx) <= half)))
+            for p in (self.dead, self.hot, self.noisy)
+        )
         return count + sum(abs(c - jx) <= half and a <= jy < b for c, a, b, _ in self.columns)
 
 
@@ -58,8 +60,9 @@ class Quadrant:
     config : DetectorConfig
     """
 
-    def __init__(self, seed: int, rcid: int, shape: tuple[int, int], overscan_columns: int,
-                 config: DetectorConfig) -> None:
+    def __init__(
+        self, seed: int, rcid: int, shape: tuple[int, int], overscan_columns: int, config: DetectorConfig
+    ) -> None:
         rng = np.random.default_rng([seed, 51, rcid])
         self.seed, self.rcid, self.shape, self.config = seed, rcid, shape, config
         self.overscan_columns = overscan_columns
@@ -141,8 +144,11 @@ class Quadrant:
     def _overscan(self, image: F32, level: F32, rng: np.random.Generator, noise_dn: float) -> NDArray[np.uint16]:
         last = image[:, 0] if self.flip_x else image[:, -1]
         tail = self.config.serial_tail * np.exp(-np.arange(self.overscan_columns) / 1.5)
-        strip = level[:, None] + np.maximum(last, 0)[:, None] * tail + rng.normal(
-            0, noise_dn, (self.shape[0], self.overscan_columns))
+        strip = (
+            level[:, None]
+            + np.maximum(last, 0)[:, None] * tail
+            + rng.normal(0, noise_dn, (self.shape[0], self.overscan_columns))
+        )
         return np.clip(np.floor(strip + 0.5), 0, 65535).astype(np.uint16)
 
 
@@ -164,30 +170,50 @@ def _make_defects(rng: np.random.Generator, shape: tuple[int, int], config: Dete
     columns = []
     for _ in range(rng.poisson(config.bad_columns_per_mpx * mpx)):
         y0 = int(rng.integers(0, ny))
-        columns.append((int(rng.integers(0, nx)), y0, min(ny, y0 + int(rng.exponential(0.4) * ny) + 5),
-                        float(rng.uniform(0.1, 0.7))))
+        columns.append(
+            (
+                int(rng.integers(0, nx)),
+                y0,
+                min(ny, y0 + int(rng.exponential(0.4) * ny) + 5),
+                float(rng.uniform(0.1, 0.7)),
+            )
+        )
     dust = []
     for _ in range(rng.poisson(config.dust_per_mpx * mpx)):
         outer = float(rng.uniform(8, 30))
-        dust.append((float(rng.uniform(0, nx)), float(rng.uniform(0, ny)), 0.4 * outer, outer,
-                     float(1 - rng.uniform(0.005, 0.04))))
-    return Defects(dead, rng.uniform(0, 0.3, len(dead)).astype(np.float32), hot,
-                   np.exp(rng.uniform(np.log(1.0), np.log(200.0), len(hot))).astype(np.float32), noisy,
-                   tuple(columns), tuple(dust))
+        dust.append(
+            (
+                float(rng.uniform(0, nx)),
+                float(rng.uniform(0, ny)),
+                0.4 * outer,
+                outer,
+                float(1 - rng.uniform(0.005, 0.04)),
+            )
+        )
+    return Defects(
+        dead,
+        rng.uniform(0, 0.3, len(dead)).astype(np.float32),
+        hot,
+        np.exp(rng.uniform(np.log(1.0), np.log(200.0), len(hot))).astype(np.float32),
+        noisy,
+        tuple(columns),
+        tuple(dust),
+    )
 
 
 def normal_noise(image: F32, rng: np.random.Generator, gain: float, noise_dn: float, rows: int = 256) -> None:
     """Add Poisson noise (its normal limit, good above some 50 electrons) and read noise, in blocks of rows."""
     buffer = np.empty((min(rows, image.shape[0]), image.shape[1]), np.float32)
     for start in range(0, image.shape[0], rows):
-        block = image[start:start + rows]
-        part = buffer[:block.shape[0]]
+        block = image[start : start + rows]
+        part = buffer[: block.shape[0]]
         rng.standard_normal(dtype=np.float32, out=part)
         kernels.add_noise(block, part, np.float32(gain), np.float32(noise_dn))
 
 
-def radiation(image: F32, rng: np.random.Generator, config: DetectorConfig, seconds: float,
-              gain: float) -> list[tuple[float, float, float, float, float, int]]:
+def radiation(
+    image: F32, rng: np.random.Generator, config: DetectorConfig, seconds: float, gain: float
+) -> list[tuple[float, float, float, float, float, int]]:
     """Add particle tracks to the signal, in place.
 
     Most are muons: straight tracks that end sharply, about 80 electrons per micron of 15 micron pixels; the others are
@@ -212,6 +238,14 @@ def radiation(image: F32, rng: np.random.Generator, config: DetectorConfig, seco
         if not inside.any():
             continue
         np.add.at(image, (jy[inside], jx[inside]), charge[inside].astype(np.float32))
-        hits.append((float(xs[inside][0]), float(ys[inside][0]), float(xs[inside][-1]), float(ys[inside][-1]),
-                     float(charge[inside].sum()), int(inside.sum())))
+        hits.append(
+            (
+                float(xs[inside][0]),
+                float(ys[inside][0]),
+                float(xs[inside][-1]),
+                float(ys[inside][-1]),
+                float(charge[inside].sum()),
+                int(inside.sum()),
+            )
+        )
     return hits

@@ -42,11 +42,22 @@ def moon_vector(jd: float) -> NDArray[np.float64]:
     def sine(phase: float, rate: float) -> float:
         return math.sin(math.radians(phase + rate * t))
 
-    lon = (218.32 + 481267.881 * t + 6.29 * sine(135.0, 477198.87) - 1.27 * sine(259.3, -413335.36)
-           + 0.66 * sine(235.7, 890534.22) + 0.21 * sine(269.9, 954397.74) - 0.19 * sine(357.5, 35999.05)
-           - 0.11 * sine(186.5, 966404.03))
-    lat = (5.13 * sine(93.3, 483202.02) + 0.28 * sine(228.2, 960400.89) - 0.28 * sine(318.3, 6003.15)
-           - 0.17 * sine(217.6, -407332.21))
+    lon = (
+        218.32
+        + 481267.881 * t
+        + 6.29 * sine(135.0, 477198.87)
+        - 1.27 * sine(259.3, -413335.36)
+        + 0.66 * sine(235.7, 890534.22)
+        + 0.21 * sine(269.9, 954397.74)
+        - 0.19 * sine(357.5, 35999.05)
+        - 0.11 * sine(186.5, 966404.03)
+    )
+    lat = (
+        5.13 * sine(93.3, 483202.02)
+        + 0.28 * sine(228.2, 960400.89)
+        - 0.28 * sine(318.3, 6003.15)
+        - 0.17 * sine(217.6, -407332.21)
+    )
     return ecliptic_to_equatorial(unit_vectors(lon, lat))
 
 
@@ -102,8 +113,9 @@ def sky_state(ra: float, dec: float, jd: float) -> SkyState:
     moon_alt, _ = altitude_azimuth(moon_ra, moon_dec, jd)
     elongation = math.degrees(math.acos(max(-1.0, min(1.0, float(moon @ sun) / float(np.linalg.norm(sun))))))
     phase = 180.0 - elongation
-    light = _moonlight(phase, moon_alt, altitude_azimuth(ra, dec, jd)[0],
-                       float(separation_deg(ra, dec, moon_ra, moon_dec)))
+    light = _moonlight(
+        phase, moon_alt, altitude_azimuth(ra, dec, jd)[0], float(separation_deg(ra, dec, moon_ra, moon_dec))
+    )
     fraction = 0.5 * (1 + math.cos(math.radians(phase)))
     return SkyState(sun_alt, sun_az, moon_ra, moon_dec, moon_alt, fraction, phase, light)
 

@@ -15,10 +15,21 @@ from ztfds.survey import camera as survey_camera
 from ztfds.survey import fields as field_grid
 
 F64 = NDArray[np.float64]
-TRANSIENT = np.dtype([
-    ("id", "i8"), ("field", "i4"), ("rcid", "i2"), ("ra", "f8"), ("dec", "f8"), ("g", "f4"), ("r", "f4"), ("i", "f4"),
-    ("rate", "f4"), ("on_galaxy", "?"), ("host_id", "i8"),
-])
+TRANSIENT = np.dtype(
+    [
+        ("id", "i8"),
+        ("field", "i4"),
+        ("rcid", "i2"),
+        ("ra", "f8"),
+        ("dec", "f8"),
+        ("g", "f4"),
+        ("r", "f4"),
+        ("i", "f4"),
+        ("rate", "f4"),
+        ("on_galaxy", "?"),
+        ("host_id", "i8"),
+    ]
+)
 ASTEROID = np.dtype([("id", "i8"), ("pos", "f8", 3), ("vel", "f8", 3), ("r", "f4"), ("norm", "f8")])
 FAST = np.dtype([("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("jd", "f8"), ("rate", "f8"), ("pa", "f8"), ("r", "f4")])
 _GM = 0.01720209895**2  # AU^3 / d^2, the Gaussian constant squared
@@ -30,8 +41,14 @@ def nominal_wcs(plan: Plan, fieldid: int, rcid: int) -> TrueWcs:
     field = field_grid.get(fieldid)
     optics, (ccdid, qid) = plan.config.optics, survey_camera.ccd_qid(rcid)
     pv = distortion(plan.seed, rcid, optics.distortion_quadratic, optics.distortion_cubic)
-    return true_wcs((field.ra, field.dec), 0.0, plan.camera.pixel_scale_arcsec,
-                    plan.camera.quadrant_centre_deg(ccdid, qid), plan.camera.quadrant_shape, pv)
+    return true_wcs(
+        (field.ra, field.dec),
+        0.0,
+        plan.camera.pixel_scale_arcsec,
+        plan.camera.quadrant_centre_deg(ccdid, qid),
+        plan.camera.quadrant_shape,
+        pv,
+    )
 
 
 @lru_cache(maxsize=4)

@@ -100,8 +100,9 @@ def _calibration_light(plan: Plan, exposure: PlannedExposure, detector: Quadrant
     return image
 
 
-def make_scene(plan: Plan, exposure: PlannedExposure, rcid: int, *, with_events: bool = True,
-               extra_cloud_mag: float = 0.0) -> Scene:
+def make_scene(
+    plan: Plan, exposure: PlannedExposure, rcid: int, *, with_events: bool = True, extra_cloud_mag: float = 0.0
+) -> Scene:
     """Paint the sky of one quadrant without any noise.
 
     Parameters
@@ -135,8 +136,14 @@ def quadrant_wcs(plan: Plan, state: Conditions, rcid: int) -> TrueWcs:
     """True mapping of a quadrant under given conditions."""
     optics, (ccdid, qid) = plan.config.optics, survey_camera.ccd_qid(rcid)
     pv = distortion(plan.seed, rcid, optics.distortion_quadratic, optics.distortion_cubic)
-    return true_wcs(state.pointing, state.rotation_deg, state.scale_arcsec,
-                    plan.camera.quadrant_centre_deg(ccdid, qid), plan.camera.quadrant_shape, pv)
+    return true_wcs(
+        state.pointing,
+        state.rotation_deg,
+        state.scale_arcsec,
+        plan.camera.quadrant_centre_deg(ccdid, qid),
+        plan.camera.quadrant_shape,
+        pv,
+    )
 
 
 def _background(plan: Plan, state: Conditions) -> F32:
@@ -148,12 +155,13 @@ def _background(plan: Plan, state: Conditions) -> F32:
 
 def _near(image: F32, x: float, y: float, well: np.float32, half: int = 12) -> bool:
     jx, jy = round(float(x)), round(float(y))
-    part = image[max(0, jy - half):max(0, jy + half + 1), max(0, jx - half):max(0, jx + half + 1)]
+    part = image[max(0, jy - half) : max(0, jy + half + 1), max(0, jx - half) : max(0, jx + half + 1)]
     return bool(part.size) and bool(part.max() > well)
 
 
-def _with_hits(truth: NDArray[np.void], hits: list[tuple[float, float, float, float, float, int]],
-               detector: Quadrant) -> NDArray[np.void]:
+def _with_hits(
+    truth: NDArray[np.void], hits: list[tuple[float, float, float, float, float, int]], detector: Quadrant
+) -> NDArray[np.void]:
     """Add the radiation hits as rows, and count hits and defects in the 5 x 5 pixels of everything that matters."""
     table = truth_rows(len(hits), "radiation")
     for row, (x, y, x2, y2, flux, _) in zip(table, hits, strict=True):
@@ -162,12 +170,16 @@ def _with_hits(truth: NDArray[np.void], hits: list[tuple[float, float, float, fl
     for row in truth:
         if row["kind"] in ("transient", "asteroid", "fast"):
             row["defects"] = detector.defects.near(row["x"], row["y"])
-            row["hits"] = sum(min(a, c) - 3 < row["x"] < max(a, c) + 3 and min(b, d) - 3 < row["y"] < max(b, d) + 3
-                              for a, b, c, d, _, _ in hits)
+            row["hits"] = sum(
+                min(a, c) - 3 < row["x"] < max(a, c) + 3 and min(b, d) - 3 < row["y"] < max(b, d) + 3
+                for a, b, c, d, _, _ in hits
+            )
     return np.concatenate([truth, table])
 
 
-def _clip(xa: float, ya: float, xb: float, yb: float, x0: float, x1: float, y0: float, y1: float) -> tuple[float, float]:
+def _clip(
+    xa: float, ya: float, xb: float, yb: float, x0: float, x1: float, y0: float, y1: float
+) -> tuple[float, float]:
     """Range of the parameter (0 at a, 1 at b) for which a segment lies in a box (Liang & Barsky 1984); empty: 1, 0."""
     start, end = 0.0, 1.0
     for a, d, low, high in ((xa, xb - xa, x0, x1), (ya, yb - ya, y0, y1)):
@@ -185,8 +197,16 @@ def _clip(xa: float, ya: float, xb: float, yb: float, x0: float, x1: float, y0: 
 class _Painter:
     """Paints one kind of source after another on one quadrant and keeps the truth rows."""
 
-    def __init__(self, plan: Plan, exposure: PlannedExposure, state: Conditions, wcs: TrueWcs, psf: PsfField,
-                 image: F32, efficiency: float) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        exposure: PlannedExposure,
+        state: Conditions,
+        wcs: TrueWcs,
+        psf: PsfField,
+        image: F32,
+        efficiency: float,
+    ) -> None:
         self.plan, self.exposure, self.state, self.wcs, self.psf, self.image = plan, exposure, state, wcs, psf, image
         self.band = _BANDS[exposure.fid - 1]
         self.jd = exposure.jd + exposure.exptime / 2 / 86400.0
@@ -216,8 +236,9 @@ class _Painter:
         self._reflections(x, y, mag, flux)
         keep = self._paint_points(x, y, flux)
         kind = np.where(table["var_kind"] > 0, "variable", "star")
-        self._note(kind[keep], table["id"][keep], x[keep], y[keep], ra[keep], dec[keep], mag[keep], colour[keep],
-                   flux[keep])
+        self._note(
+            kind[keep], table["id"][keep], x[keep], y[keep], ra[keep], dec[keep], mag[keep], colour[keep], flux[keep]
+        )
 
     def _paint_points(self, x: F64, y: F64, flux: F64) -> NDArray[np.bool_]:
         """Paint all sources whose light reaches the quadrant; returns which have their centre on it."""
@@ -257,11 +278,31 @@ class _Painter:
         # Position angle from north (-y) through east (-x); the kernel counts from +x to +y.
         angle = (-(np.pi / 2 + table["pa"])).astype(np.float32)
         re = (table["re"] / self.plan.camera.pixel_scale_arcsec).astype(np.float32)
-        kernels.paint_galaxies(self.image, x, y, flux.astype(np.float32), re, np.ascontiguousarray(table["axis"]), angle,
-                               (table["sersic"] == 4).astype(np.uint8), shapes, SERSIC_PROFILE, _FAINT_DN)
+        kernels.paint_galaxies(
+            self.image,
+            x,
+            y,
+            flux.astype(np.float32),
+            re,
+            np.ascontiguousarray(table["axis"]),
+            angle,
+            (table["sersic"] == 4).astype(np.uint8),
+            shapes,
+            SERSIC_PROFILE,
+            _FAINT_DN,
+        )
         on = (x > -0.5) & (y > -0.5) & (x < nx - 0.5) & (y < ny - 0.5)
-        self._note(np.full(int(on.sum()), "galaxy"), table["id"][on], x[on], y[on], table["ra"][on], table["dec"][on],
-                   table[self.band][on], colour[on], flux[on])
+        self._note(
+            np.full(int(on.sum()), "galaxy"),
+            table["id"][on],
+            x[on],
+            y[on],
+            table["ra"][on],
+            table["dec"][on],
+            table[self.band][on],
+            colour[on],
+            flux[on],
+        )
 
     def transients(self, table: NDArray[np.void]) -> None:
         """Supernovae that have gone off."""
@@ -278,16 +319,35 @@ class _Painter:
         colour = np.full(r.size, gr if self.exposure.fid < 3 else ri)
         self._event("asteroid", events.asteroids(self.plan)["id"], ra, dec, mag, colour)
 
-    def _event(self, kind: str, ids: NDArray[np.int64], ra: F64, dec: F64, mag: F64, colour: F64,
-               host: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None) -> None:
+    def _event(
+        self,
+        kind: str,
+        ids: NDArray[np.int64],
+        ra: F64,
+        dec: F64,
+        mag: F64,
+        colour: F64,
+        host: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+    ) -> None:
         x, y = self.wcs.to_pixel(ra, dec)
         flux = np.nan_to_num(self.flux(mag, colour))
         ny, nx = self.image.shape
         on = (x > -0.5) & (y > -0.5) & (x < nx - 0.5) & (y < ny - 0.5) & (flux > 0)
         below = self.image[np.rint(y[on]).astype(int), np.rint(x[on]).astype(int)].astype(float)
         self._paint_points(x, y, flux)
-        rows = self._note(np.full(int(on.sum()), kind), ids[on], x[on], y[on], ra[on], dec[on], mag[on], colour[on],
-                          flux[on], below, always=True)
+        rows = self._note(
+            np.full(int(on.sum()), kind),
+            ids[on],
+            x[on],
+            y[on],
+            ra[on],
+            dec[on],
+            mag[on],
+            colour[on],
+            flux[on],
+            below,
+            always=True,
+        )
         if host is not None:
             rows["host_id"], rows["on_galaxy"] = host[0][on], host[1][on]
 
@@ -304,8 +364,18 @@ class _Painter:
             (xa, ya), (xb, yb) = ((e[0][k], e[1][k]) for e in ends)
             if self._streak(xa, ya, xb, yb, float(flux[k])):
                 x, y = np.array([(xa + xb) / 2]), np.array([(ya + yb) / 2])
-                row = self._note(np.array(["fast"]), table["id"][k:k + 1], x, y, ra[k:k + 1], dec[k:k + 1],
-                                 mag[k:k + 1], colour[k:k + 1], flux[k:k + 1], always=True)
+                row = self._note(
+                    np.array(["fast"]),
+                    table["id"][k : k + 1],
+                    x,
+                    y,
+                    ra[k : k + 1],
+                    dec[k : k + 1],
+                    mag[k : k + 1],
+                    colour[k : k + 1],
+                    flux[k : k + 1],
+                    always=True,
+                )
                 row["x"], row["y"], row["x2"], row["y2"] = xa, ya, xb, yb
 
     def trails(self, ccd_qid: tuple[int, int]) -> None:
@@ -343,8 +413,20 @@ class _Painter:
         kernels.paint_points(self.image, x, y, each, np.maximum(radius, 8), shapes)
         return True
 
-    def _note(self, kind: NDArray[np.str_], ids: NDArray[np.int64], x: F64, y: F64, ra: F64, dec: F64, mag: F64,
-              colour: F64, flux: F64, below: F64 | None = None, always: bool = False) -> NDArray[np.void]:
+    def _note(
+        self,
+        kind: NDArray[np.str_],
+        ids: NDArray[np.int64],
+        x: F64,
+        y: F64,
+        ra: F64,
+        dec: F64,
+        mag: F64,
+        colour: F64,
+        flux: F64,
+        below: F64 | None = None,
+        always: bool = False,
+    ) -> NDArray[np.void]:
         """Append truth rows; sources that are not events are left out below S/N 3."""
         detector_noise = READ_NOISE_E / self.gain
         norm = self.psf.shapes(x, y)[:, 3] if x.size else np.zeros(0)
@@ -353,8 +435,18 @@ class _Painter:
         snr = flux / np.sqrt(flux / self.gain + area * (level / self.gain + detector_noise**2))
         keep = np.full(x.size, True) if always else snr > 3.0
         rows = truth_rows(int(keep.sum()), "")
-        for name, values in (("kind", kind), ("id", ids), ("x", x), ("y", y), ("ra", ra % 360.0), ("dec", dec),
-                             ("mag", mag), ("colour", colour), ("flux", flux), ("snr", snr)):
+        for name, values in (
+            ("kind", kind),
+            ("id", ids),
+            ("x", x),
+            ("y", y),
+            ("ra", ra % 360.0),
+            ("dec", dec),
+            ("mag", mag),
+            ("colour", colour),
+            ("flux", flux),
+            ("snr", snr),
+        ):
             rows[name] = np.asarray(values)[keep]
         rows["x2"], rows["y2"] = rows["x"], rows["y"]
         self.rows.append(rows)

@@ -78,7 +78,7 @@ def listed(path: Path) -> ManifestFile:
 def _truncated(path: Path) -> Delivery:
     """The link broke: the first 60 % arrive. The manifest lists the whole file."""
     entry, content = listed(path), path.read_bytes()
-    write_atomic(path, content[:int(0.6 * len(content))])
+    write_atomic(path, content[: int(0.6 * len(content))])
     return Delivery(path, entry)
 
 
@@ -128,6 +128,7 @@ def _rewrite(path: Path, target: Path, change: Callable[[fits.HDUList], None]) -
 
 def _missing_keyword(path: Path) -> Delivery:
     """The observing system wrote no OBSJD, EXPTIME and RAD."""
+
     def change(hdus: fits.HDUList) -> None:
         for key in ("OBSJD", "EXPTIME", "RAD"):
             del hdus[0].header[key]
@@ -164,6 +165,7 @@ def _renamed(path: Path, other: RawName) -> Delivery:
 
 def _wrong_program(path: Path) -> Delivery:
     """A program that does not exist."""
+
     def change(hdus: fits.HDUList) -> None:
         hdus[0].header["PROGRMID"] = 9
 
@@ -173,6 +175,7 @@ def _wrong_program(path: Path) -> Delivery:
 
 def _wrong_pointing(path: Path) -> Delivery:
     """The header points five degrees away from the field it names."""
+
     def change(hdus: fits.HDUList) -> None:
         header = hdus[0].header
         for key in ("DECD", "OBJDECD", "TELDECD"):
@@ -187,8 +190,12 @@ def _wrong_size(path: Path) -> Delivery:
     with fits.open(path, memmap=False) as hdus:
         image = hdus[2]
         rows = image.data.shape[0] - 8
-        hdus[2] = fits.CompImageHDU(image.data[:rows].copy(), image.header, compression_type="RICE_1",
-                                    tile_shape=(min(88, rows), image.data.shape[1]))
+        hdus[2] = fits.CompImageHDU(
+            image.data[:rows].copy(),
+            image.header,
+            compression_type="RICE_1",
+            tile_shape=(min(88, rows), image.data.shape[1]),
+        )
         write_atomic(path, lambda temporary: hdus.writeto(temporary, checksum=True, output_verify="ignore"))
     return Delivery(path, listed(path))
 
@@ -219,6 +226,7 @@ def _duplicate(path: Path) -> Delivery:
 
 def _conflicting(path: Path) -> Delivery:
     """A second file of the same name but another content follows (one header card differs)."""
+
     def change(hdus: fits.HDUList) -> None:
         hdus[0].header["FRAMENUM"] = int(hdus[0].header["FRAMENUM"]) + 1000
 
@@ -228,10 +236,22 @@ def _conflicting(path: Path) -> Delivery:
 
 
 FAULTS: dict[str, Callable[[Path], Delivery]] = {
-    "truncated": _truncated, "empty": _empty, "unreadable": _unreadable, "bad_checksum": _bad_checksum,
-    "flipped_bits": _flipped_bits, "missing_keyword": _missing_keyword, "mislabelled": _mislabelled,
-    "offgrid": _offgrid, "wrong_program": _wrong_program, "wrong_pointing": _wrong_pointing, "wrong_size": _wrong_size,
-    "bad_name": _bad_name, "missing": _missing, "late": _late, "duplicate": _duplicate, "conflicting": _conflicting,
+    "truncated": _truncated,
+    "empty": _empty,
+    "unreadable": _unreadable,
+    "bad_checksum": _bad_checksum,
+    "flipped_bits": _flipped_bits,
+    "missing_keyword": _missing_keyword,
+    "mislabelled": _mislabelled,
+    "offgrid": _offgrid,
+    "wrong_program": _wrong_program,
+    "wrong_pointing": _wrong_pointing,
+    "wrong_size": _wrong_size,
+    "bad_name": _bad_name,
+    "missing": _missing,
+    "late": _late,
+    "duplicate": _duplicate,
+    "conflicting": _conflicting,
 }
 """Faults of one CCD file by name."""
 

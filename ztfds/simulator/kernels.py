@@ -44,18 +44,38 @@ def paint_one(image: F32, x: float, y: float, flux: Number, radius: int, s: F32)
             image[iy, ix] += core / (t * t * t) + wing / (w * w * np.sqrt(w))
 
 
-@nb.njit("void(float32[:, ::1], float64[::1], float64[::1], float32[::1], int64[::1], float32[:, ::1])",
-         cache=True, nogil=True, fastmath=True)
+@nb.njit(
+    "void(float32[:, ::1], float64[::1], float64[::1], float32[::1], int64[::1], float32[:, ::1])",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
 def paint_points(image: F32, x: F64, y: F64, flux: F32, radius: NDArray[np.int64], shapes: F32) -> None:
     """Add point sources; arrays of equal length, `shapes` (n, 10)."""
     for k in range(x.size):
         paint_one(image, x[k], y[k], flux[k], radius[k], shapes[k])
 
 
-@nb.njit("void(float32[:, ::1], float64[::1], float64[::1], float32[::1], float32[::1], float32[::1], float32[::1],"
-         " uint8[::1], float32[:, ::1], float32[:, ::1], float64)", cache=True, nogil=True, fastmath=True)
-def paint_galaxies(image: F32, x: F64, y: F64, flux: F32, re: F32, axis: F32, pa: F32, kind: NDArray[np.uint8],
-                   shapes: F32, profile: F32, faint_dn: float) -> None:
+@nb.njit(
+    "void(float32[:, ::1], float64[::1], float64[::1], float32[::1], float32[::1], float32[::1], float32[::1],"
+    " uint8[::1], float32[:, ::1], float32[:, ::1], float64)",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def paint_galaxies(
+    image: F32,
+    x: F64,
+    y: F64,
+    flux: F32,
+    re: F32,
+    axis: F32,
+    pa: F32,
+    kind: NDArray[np.uint8],
+    shapes: F32,
+    profile: F32,
+    faint_dn: float,
+) -> None:
     """Add galaxies as spirals of equal points, each seen through the full point-spread function.
 
     `re` half-light radius in px along the major axis, `axis` ratio, `pa` angle (rad) of the major axis from +x to +y,
@@ -183,10 +203,14 @@ def bleed(image: F32, well: Number, up: float) -> int:
     return touched
 
 
-@nb.njit("void(float32[:, ::1], uint16[:, ::1], float32[::1], uint64, float32, float32, boolean, boolean)",
-         cache=True, nogil=True)
-def digitise(image: F32, out: NDArray[np.uint16], level: F32, key: np.uint64, a: Number, b: Number, flip_x: bool,
-             flip_y: bool) -> None:
+@nb.njit(
+    "void(float32[:, ::1], uint16[:, ::1], float32[::1], uint64, float32, float32, boolean, boolean)",
+    cache=True,
+    nogil=True,
+)
+def digitise(
+    image: F32, out: NDArray[np.uint16], level: F32, key: np.uint64, a: Number, b: Number, flip_x: bool, flip_y: bool
+) -> None:
     """Signal in true DN to raw counts: non-linearity, bias pattern, offset of each row, rounding, 16-bit limits.
 
     The inverse of true = x / (a x^2 + b x + 1) is x = 2t / ((1 - bt) + sqrt((1 - bt)^2 - 4 a t^2)).

@@ -37,8 +37,19 @@ Progress = Callable[[int, int, str], None]
 CALIBRATION, NIGHT = "calibration", "night"
 _QUADRANTS = (1, 2, 3, 4)
 
-__all__ = ["CALIBRATION", "NIGHT", "Sent", "make_plan", "render_ccd", "simulate", "simulate_command", "write_catalogs",
-           "write_events", "write_exposure", "write_manifest"]
+__all__ = [
+    "CALIBRATION",
+    "NIGHT",
+    "Sent",
+    "make_plan",
+    "render_ccd",
+    "simulate",
+    "simulate_command",
+    "write_catalogs",
+    "write_events",
+    "write_exposure",
+    "write_manifest",
+]
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,9 @@ class Sent:
     manifest: tuple[ManifestFile, ...]
 
 
-def render_ccd(folder: Path, plan: Plan, index: int, ccdid: int, truth: Path | None = None,
-               extra_cloud_mag: float = 0.0) -> Path:
+def render_ccd(
+    folder: Path, plan: Plan, index: int, ccdid: int, truth: Path | None = None, extra_cloud_mag: float = 0.0
+) -> Path:
     """Render one CCD of one planned exposure and write its raw file (atomically), and its truth table if asked for.
 
     Parameters
@@ -111,8 +123,15 @@ def _quadrant_facts(plan: Plan, channel: int, made: Rendered) -> dict[str, Any]:
     return facts
 
 
-def write_exposure(inbox: Path, plan: Plan, index: int, *, truth: Path | None = None,
-                   ccdids: Sequence[int] | None = None, faults: Sequence[Fault] = ()) -> list[Delivery]:
+def write_exposure(
+    inbox: Path,
+    plan: Plan,
+    index: int,
+    *,
+    truth: Path | None = None,
+    ccdids: Sequence[int] | None = None,
+    faults: Sequence[Fault] = (),
+) -> list[Delivery]:
     """Render an exposure next to the inbox, spoil it as the faults say, and move its CCD files into the inbox.
 
     Files appear in the inbox complete (by rename). Late, repeated and conflicting sendings are `simulate`'s business:
@@ -136,8 +155,9 @@ def staging_folder(inbox: Path) -> Path:
     return inbox.with_name(inbox.name + ".staging")
 
 
-def _prepare(staging: Path, plan: Plan, index: int, ccdids: tuple[int, ...], truth: Path | None,
-             faults: tuple[Fault, ...]) -> list[Delivery]:
+def _prepare(
+    staging: Path, plan: Plan, index: int, ccdids: tuple[int, ...], truth: Path | None, faults: tuple[Fault, ...]
+) -> list[Delivery]:
     """Render and spoil all CCD files of one exposure."""
     cloud = extra_cloud(faults, index)
     return [apply(faults, render_ccd(staging, plan, index, ccdid, truth, cloud), index, ccdid) for ccdid in ccdids]
@@ -166,14 +186,22 @@ def write_events(truth: Path, plan: Plan) -> Path:
     return path
 
 
-def _rendered(plan: Plan, indices: Sequence[int], staging: Path, ccdids: tuple[int, ...], truth: Path | None,
-              faults: tuple[Fault, ...], workers: int) -> Iterator[tuple[int, list[Delivery]]]:
+def _rendered(
+    plan: Plan,
+    indices: Sequence[int],
+    staging: Path,
+    ccdids: tuple[int, ...],
+    truth: Path | None,
+    faults: tuple[Fault, ...],
+    workers: int,
+) -> Iterator[tuple[int, list[Delivery]]]:
     """Render exposures in order; with several workers a few exposures ahead, one CCD a task."""
     if workers <= 1:
         for index in indices:
             yield index, _prepare(staging, plan, index, ccdids, truth, faults)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+
         def submit(index: int) -> list[Future[list[Delivery]]]:
             return [pool.submit(_prepare, staging, plan, index, (ccdid,), truth, faults) for ccdid in ccdids]
 
@@ -256,10 +284,22 @@ class _Post:
                 self._send(heapq.heappop(self._queue)[2])
 
 
-def simulate(inbox: Path, catalogs: Path | None, truth: Path | None, plan: Plan, night_index: int = 0,
-             cadence_s: float | None = None, accelerate: float = 1.0, faults: Sequence[Fault | str] = (),
-             progress: Progress | None = None, *, workers: int = 1, prepare_first: bool = False,
-             parts: Sequence[str] = (CALIBRATION, NIGHT), patience_s: float = 30.0) -> Sent:
+def simulate(
+    inbox: Path,
+    catalogs: Path | None,
+    truth: Path | None,
+    plan: Plan,
+    night_index: int = 0,
+    cadence_s: float | None = None,
+    accelerate: float = 1.0,
+    faults: Sequence[Fault | str] = (),
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
+    prepare_first: bool = False,
+    parts: Sequence[str] = (CALIBRATION, NIGHT),
+    patience_s: float = 30.0,
+) -> Sent:
     """Let the mountain send one night of the plan.
 
     Parameters
@@ -306,15 +346,30 @@ def simulate(inbox: Path, catalogs: Path | None, truth: Path | None, plan: Plan,
         mine = [e for e in wanted if (e.kind == "o") == (part == NIGHT)]
         if part not in parts or not mine:
             continue
-        entries = _send_part(post, plan, mine, part, cadence_s, truth, chosen, workers, prepare_first,
-                             _reporter(progress, done, len(wanted), part))
+        entries = _send_part(
+            post,
+            plan,
+            mine,
+            part,
+            cadence_s,
+            truth,
+            chosen,
+            workers,
+            prepare_first,
+            _reporter(progress, done, len(wanted), part),
+        )
         write_manifest(inbox, plan, night_index, part, entries)
         listed += entries
         done += len(mine)
     post.flush()
     shutil.rmtree(staging_folder(Path(inbox)), ignore_errors=True)
-    logger.info("night %s: %d exposures, %d files, %.1f MB sent", plan.dates[night_index], len(wanted), post.files,
-                post.bytes / 1e6)
+    logger.info(
+        "night %s: %d exposures, %d files, %.1f MB sent",
+        plan.dates[night_index],
+        len(wanted),
+        post.files,
+        post.bytes / 1e6,
+    )
     return Sent(len(wanted), post.files, post.bytes, tuple(listed))
 
 
@@ -326,12 +381,22 @@ def _reporter(progress: Progress | None, done: int, total: int, part: str) -> Ca
     return report
 
 
-def _send_part(post: _Post, plan: Plan, exposures: Sequence[PlannedExposure], part: str, cadence_s: float | None,
-               truth: Path | None, faults: tuple[Fault, ...], workers: int, prepare_first: bool,
-               report: Callable[[int], None]) -> list[ManifestFile]:
+def _send_part(
+    post: _Post,
+    plan: Plan,
+    exposures: Sequence[PlannedExposure],
+    part: str,
+    cadence_s: float | None,
+    truth: Path | None,
+    faults: tuple[Fault, ...],
+    workers: int,
+    prepare_first: bool,
+    report: Callable[[int], None],
+) -> list[ManifestFile]:
     """Send the exposures of one part, each at its time; returns the manifest's entries."""
     rendered: Iterable[tuple[int, list[Delivery]]] = _rendered(
-        plan, [e.index for e in exposures], staging_folder(post.inbox), plan.camera.ccdids, truth, faults, workers)
+        plan, [e.index for e in exposures], staging_folder(post.inbox), plan.camera.ccdids, truth, faults, workers
+    )
     if prepare_first:
         rendered = list(rendered)
     entries: list[ManifestFile] = []
@@ -365,19 +430,42 @@ def simulate_command(
     night: Annotated[int, typer.Option(help="Night of the plan to send; -1 sends all, one after the other.")] = -1,
     cadence: Annotated[float, typer.Option(help="Seconds between exposures; 0 keeps the real cadence.")] = 0.0,
     accelerate: Annotated[float, typer.Option(help="Times faster than real; 0 sends without waiting.")] = 1.0,
-    fault: Annotated[list[str] | None, typer.Option(help="Fault to inject, e.g. truncated@12:6; may be repeated.")] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Fault to inject, e.g. truncated@12:6; may be repeated.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Rendering processes.")] = 1,
 ) -> None:
     """Let a simulated mountain send raw CCD files into FOLDER/inbox."""
-    plan = make_plan(get_camera(camera), date, seed=seed, n_fields=n_fields, filter_codes=filters.split(","),
-                     n_exposures=exposures, n_reference=references, n_bias=biases, n_flat=flats, sky=sky)
+    plan = make_plan(
+        get_camera(camera),
+        date,
+        seed=seed,
+        n_fields=n_fields,
+        filter_codes=filters.split(","),
+        n_exposures=exposures,
+        n_reference=references,
+        n_bias=biases,
+        n_flat=flats,
+        sky=sky,
+    )
     nights = range(len(plan.dates)) if night < 0 else [night]
 
     def progress(done: int, total: int, what: str) -> None:
         typer.echo(f"{what}: {done} of {total} exposures")
 
     for index in nights:
-        sent = simulate(folder / "inbox", folder / "catalogs", folder / "truth", plan, index,
-                        cadence_s=cadence or None, accelerate=accelerate or math.inf, faults=fault or (),
-                        progress=progress, workers=workers)
-        typer.echo(f"night {plan.dates[index]}: {sent.exposures} exposures, {sent.files} files, {sent.bytes / 1e6:.0f} MB")
+        sent = simulate(
+            folder / "inbox",
+            folder / "catalogs",
+            folder / "truth",
+            plan,
+            index,
+            cadence_s=cadence or None,
+            accelerate=accelerate or math.inf,
+            faults=fault or (),
+            progress=progress,
+            workers=workers,
+        )
+        typer.echo(
+            f"night {plan.dates[index]}: {sent.exposures} exposures, {sent.files} files, {sent.bytes / 1e6:.0f} MB"
+        )

@@ -48,8 +48,11 @@ class PsfField:
         u, v = 2 * np.asarray(x) / (self.shape[1] - 1) - 1, 2 * np.asarray(y) / (self.shape[0] - 1) - 1
         u, v = np.clip(u, -1.2, 1.2), np.clip(v, -1.2, 1.2)
         s, r2 = self.seeing, u * u + v * v
-        alpha = s.core_fwhm_px * _CORE_ALPHA * (
-            1 + self._width[0] * u + self._width[1] * v + (0.01 + self._width[2] + 0.02 * s.focus) * r2)
+        alpha = (
+            s.core_fwhm_px
+            * _CORE_ALPHA
+            * (1 + self._width[0] * u + self._width[1] * v + (0.01 + self._width[2] + 0.02 * s.focus) * r2)
+        )
         terms = np.stack([np.ones_like(u), u, v, u * v, u * u - v * v])
         e1, e2 = self._e @ terms + np.array([[s.e1], [s.e2]]) + s.focus * 0.01 * np.stack([u * u - v * v, 2 * u * v])
         dx, dy = self._coma @ terms[:3]
@@ -64,8 +67,9 @@ class PsfField:
         out[:, 8], out[:, 9] = dx, dy
         return out
 
-    def radii(self, flux: NDArray[np.float32], shapes: NDArray[np.float32], faint_dn: float = 0.03,
-              limit: int = 350) -> NDArray[np.int64]:
+    def radii(
+        self, flux: NDArray[np.float32], shapes: NDArray[np.float32], faint_dn: float = 0.03, limit: int = 350
+    ) -> NDArray[np.int64]:
         """Half-widths (px) of the squares outside which a source is below `faint_dn` in every pixel."""
         reach = np.sqrt(1.0 / shapes[:, 4]) * (np.maximum(flux, 0) * shapes[:, 7] / faint_dn) ** 0.2
         return np.clip(np.ceil(reach), 5, limit).astype(np.int64)
@@ -74,8 +78,9 @@ class PsfField:
         """The profile of a unit source at the sub-pixel place of (x, y); (2 half + 1) square, centred pixel nearest."""
         image = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
         shapes = self.shapes(np.array([x]), np.array([y]))
-        kernels.paint_one(image, half + x - np.floor(x + 0.5), half + y - np.floor(y + 0.5), np.float32(1), half,
-                          shapes[0])
+        kernels.paint_one(
+            image, half + x - np.floor(x + 0.5), half + y - np.floor(y + 0.5), np.float32(1), half, shapes[0]
+        )
         return image
 
     def noise_area(self, x: float, y: float) -> float:
@@ -115,8 +120,18 @@ def _frame(ra0: float, dec0: float) -> tuple[F64, F64, F64]:
 
 
 # TPV terms in order of PVi_k: (k, power of the axis' own coordinate, power of the other one); Shupe et al. 2012.
-_TPV_TERMS = ((0, 0, 0), (1, 1, 0), (2, 0, 1), (4, 2, 0), (5, 1, 1), (6, 0, 2), (7, 3, 0), (8, 2, 1), (9, 1, 2),
-              (10, 0, 3))
+_TPV_TERMS = (
+    (0, 0, 0),
+    (1, 1, 0),
+    (2, 0, 1),
+    (4, 2, 0),
+    (5, 1, 1),
+    (6, 0, 2),
+    (7, 3, 0),
+    (8, 2, 1),
+    (9, 1, 2),
+    (10, 0, 3),
+)
 
 
 @lru_cache(maxsize=64)
@@ -173,8 +188,10 @@ class TrueWcs:
         for _ in range(6):
             u, v = u + xi - _tpv(self.pv1, u, v), v + eta - _tpv(self.pv2, v, u)
         inverse = np.linalg.inv(self.cd)
-        return (self.crpix[0] + inverse[0, 0] * u + inverse[0, 1] * v,
-                self.crpix[1] + inverse[1, 0] * u + inverse[1, 1] * v)
+        return (
+            self.crpix[0] + inverse[0, 0] * u + inverse[0, 1] * v,
+            self.crpix[1] + inverse[1, 0] * u + inverse[1, 1] * v,
+        )
 
     def header(self) -> fits.Header:
         """The same mapping as FITS TPV cards (1-based reference pixel)."""
@@ -191,8 +208,14 @@ class TrueWcs:
         return h
 
 
-def true_wcs(pointing: tuple[float, float], rotation_deg: float, scale_arcsec: float, centre: tuple[float, float],
-             shape: tuple[int, int], pv: tuple[F64, F64]) -> TrueWcs:
+def true_wcs(
+    pointing: tuple[float, float],
+    rotation_deg: float,
+    scale_arcsec: float,
+    centre: tuple[float, float],
+    shape: tuple[int, int],
+    pv: tuple[F64, F64],
+) -> TrueWcs:
     """Mapping of a quadrant whose centre lies at (xi, eta) degrees of the focal plane pointed at `pointing`.
 
     The field rotation is that of the camera's vertical against the local meridian of the quadrant's centre (large near

@@ -113,10 +113,23 @@ class Plan:
         return (found[0].jd if found else self.exposures[-1].jd + 1.0) - 0.25
 
 
-def make_plan(camera: Camera, date: str, *, seed: int = 1, fields: Sequence[int] | None = None, n_fields: int = 1,
-              filter_codes: Sequence[str] = ("zg", "zr"), n_exposures: int = 20, n_reference: int = 7, n_bias: int = 8,
-              n_flat: int = 6, programs: Sequence[int] = PROGRAM_BLOCKS, reference_nights_before: int = 3,
-              sky: str = "quiet", config: SimulatorConfig | None = None) -> Plan:
+def make_plan(
+    camera: Camera,
+    date: str,
+    *,
+    seed: int = 1,
+    fields: Sequence[int] | None = None,
+    n_fields: int = 1,
+    filter_codes: Sequence[str] = ("zg", "zr"),
+    n_exposures: int = 20,
+    n_reference: int = 7,
+    n_bias: int = 8,
+    n_flat: int = 6,
+    programs: Sequence[int] = PROGRAM_BLOCKS,
+    reference_nights_before: int = 3,
+    sky: str = "quiet",
+    config: SimulatorConfig | None = None,
+) -> Plan:
     """Plan a reference night and a science night.
 
     Parameters
@@ -180,15 +193,35 @@ def _visits(fields: Sequence[int], fids: Sequence[int], n: int, programs: Sequen
     return out
 
 
-def _night(night: int, date: str, fids: Sequence[int], n_bias: int, n_flat: int, visits: list[tuple[int, int, int]],
-           purpose: str, first: int, seed: int) -> list[PlannedExposure]:
+def _night(
+    night: int,
+    date: str,
+    fids: Sequence[int],
+    n_bias: int,
+    n_flat: int,
+    visits: list[tuple[int, int, int]],
+    purpose: str,
+    first: int,
+    seed: int,
+) -> list[PlannedExposure]:
     """Afternoon calibrations from UT 00:05, then the visits from UT 02:30."""
     zero = ids.NID_ZERO_JD + ids.nid_of_date(date)
     frames = [("b", "bias", 0.0, 0)] * n_bias + [("f", "flat", 5.0, fid) for fid in fids for _ in range(n_flat)]
     step = min(30.0, 2400.0 / max(1, len(frames)))
     out = [
-        PlannedExposure(first + k, night, kind, name, zero + CALIBRATION_START_H / 24 + k * step / 86400.0, exptime, fid,
-                        0, 0, 0.0, 90.0)
+        PlannedExposure(
+            first + k,
+            night,
+            kind,
+            name,
+            zero + CALIBRATION_START_H / 24 + k * step / 86400.0,
+            exptime,
+            fid,
+            0,
+            0,
+            0.0,
+            90.0,
+        )
         for k, (kind, name, exptime, fid) in enumerate(frames)
     ]
     rng = np.random.default_rng([seed, 41, night])
@@ -197,28 +230,35 @@ def _night(night: int, date: str, fids: Sequence[int], n_bias: int, n_flat: int,
         if fid != last:
             jd += FILTER_CHANGE_S / 86400.0
         field, last = field_grid.get(fieldid), fid
-        out.append(PlannedExposure(first + len(out), night, "o", purpose, jd, EXPTIME_S, fid, fieldid, program,
-                                   field.ra, field.dec))
+        out.append(
+            PlannedExposure(
+                first + len(out), night, "o", purpose, jd, EXPTIME_S, fid, fieldid, program, field.ra, field.dec
+            )
+        )
         jd += (CADENCE_S + rng.exponential(0.3)) / 86400.0
     return out
 
 
 def visible_fields(date: str, n: int, sky: str = "quiet") -> tuple[int, ...]:
-    """The n main-grid fields that stay highest from UT 02:30 on for two hours: the best one and its neighbours."""
+    """The n main-grid fields that stand well from UT 02:30 on for two hours: the best one and its neighbours.
+
+    The best is the highest of those with |b| > 45 deg ('quiet') or < 6 deg ('plane'), or what comes nearest to that.
+    """
     start = ids.NID_ZERO_JD + ids.nid_of_date(date) + SCIENCE_START_H / 24
     ranked = []
     for field in field_grid.all_fields().values():
-        b = abs(galactic(field.ra, field.dec)[1])
-        if field.grid != 0 or (b < 45.0 if sky == "quiet" else b > 6.0) or abs(field.dec) > 70.0:
+        if field.grid != 0 or abs(field.dec) > 70.0:
             continue
         worst = max(airmass(altitude_azimuth(field.ra, field.dec, start + h / 24)[0]) for h in (0.0, 1.0, 2.0))
-        ranked.append((worst, field))
-    ranked.sort(key=lambda item: (item[0], item[1].fieldid))
+        b = abs(galactic(field.ra, field.dec)[1])
+        off = max(0.0, 45.0 - b) if sky == "quiet" else max(0.0, b - 6.0)
+        if worst < 2.2:
+            ranked.append((off, worst, field))
+    ranked.sort(key=lambda item: (item[0], item[1], item[2].fieldid))
     if not ranked or n < 1:
         return ()
-    best = ranked[0][1]
-    near = sorted((f for x, f in ranked if x < 2.2),
-                  key=lambda f: field_grid.separation_deg(best.ra, best.dec, f.ra, f.dec))
+    best = ranked[0][2]
+    near = sorted((f for _, _, f in ranked), key=lambda f: field_grid.separation_deg(best.ra, best.dec, f.ra, f.dec))
     return tuple(f.fieldid for f in near[:n])
 
 
@@ -263,16 +303,32 @@ def conditions(plan: Plan, exposure: PlannedExposure, extra_cloud_mag: float = 0
     fwhm = optics.seeing_arcsec * (1.04, 1.0, 0.97)[fid - 1] * x**0.4 / plan.camera.pixel_scale_arcsec
     fwhm *= math.exp(optics.seeing_scatter * _drift(plan.seed, 2, exposure.jd) + rng.normal(0, 0.02))
     # The wide component adds about 3 % to the width at half maximum.
-    seeing = Seeing(fwhm / 1.03, optics.wing_fraction * float(np.exp(rng.normal(0, 0.15))),
-                    rng.normal(0, optics.ellipticity * 0.5), rng.normal(0, optics.ellipticity * 0.5), rng.normal(0, 0.5))
+    seeing = Seeing(
+        fwhm / 1.03,
+        optics.wing_fraction * float(np.exp(rng.normal(0, 0.15))),
+        rng.normal(0, optics.ellipticity * 0.5),
+        rng.normal(0, optics.ellipticity * 0.5),
+        rng.normal(0, 0.5),
+    )
     off = rng.normal(0, optics.pointing_error_arcsec / 3600.0, 2)
     ra, dec = sky_of_gnomonic(float(off[0]), float(off[1]), exposure.ra, exposure.dec)
-    zeropoint = (optics.zeropoint_mag[fid - 1] + 2.5 * math.log10(exposure.exptime / EXPTIME_S) - cloud
-                 - optics.extinction_mag[fid - 1] * (x - 1.2))
+    zeropoint = (
+        optics.zeropoint_mag[fid - 1]
+        + 2.5 * math.log10(exposure.exptime / EXPTIME_S)
+        - cloud
+        - optics.extinction_mag[fid - 1] * (x - 1.2)
+    )
     return Conditions(
-        seeing, zeropoint, _sky_dn(plan, exposure, x, cloud), (float(rng.normal(0, 0.004)), float(rng.normal(0, 0.004))),
-        (float(ra), float(dec)), float(rng.normal(0, optics.rotation_error_deg)),
-        plan.camera.pixel_scale_arcsec * (1 + float(rng.normal(0, optics.scale_error))), x, cloud)
+        seeing,
+        zeropoint,
+        _sky_dn(plan, exposure, x, cloud),
+        (float(rng.normal(0, 0.004)), float(rng.normal(0, 0.004))),
+        (float(ra), float(dec)),
+        float(rng.normal(0, optics.rotation_error_deg)),
+        plan.camera.pixel_scale_arcsec * (1 + float(rng.normal(0, optics.scale_error))),
+        x,
+        cloud,
+    )
 
 
 def _sky_dn(plan: Plan, exposure: PlannedExposure, x: float, cloud: float) -> float:

@@ -9,24 +9,50 @@ from numpy.typing import NDArray
 
 from ztfds.simulator.config import SkyConfig
 
-STAR = np.dtype([
-    ("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("pmra", "f4"), ("pmdec", "f4"),
-    ("g", "f4"), ("r", "f4"), ("i", "f4"), ("z", "f4"), ("gaia", "f4"),
-    ("var_kind", "u1"), ("var_amp", "f4"), ("var_period", "f4"), ("var_phase", "f4"),
-])
-GALAXY = np.dtype([
-    ("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("g", "f4"), ("r", "f4"), ("i", "f4"), ("z", "f4"),
-    ("re", "f4"), ("axis", "f4"), ("pa", "f4"), ("sersic", "u1"),
-])
+STAR = np.dtype(
+    [
+        ("id", "i8"),
+        ("ra", "f8"),
+        ("dec", "f8"),
+        ("pmra", "f4"),
+        ("pmdec", "f4"),
+        ("g", "f4"),
+        ("r", "f4"),
+        ("i", "f4"),
+        ("z", "f4"),
+        ("gaia", "f4"),
+        ("var_kind", "u1"),
+        ("var_amp", "f4"),
+        ("var_period", "f4"),
+        ("var_phase", "f4"),
+    ]
+)
+GALAXY = np.dtype(
+    [
+        ("id", "i8"),
+        ("ra", "f8"),
+        ("dec", "f8"),
+        ("g", "f4"),
+        ("r", "f4"),
+        ("i", "f4"),
+        ("z", "f4"),
+        ("re", "f4"),
+        ("axis", "f4"),
+        ("pa", "f4"),
+        ("sersic", "u1"),
+    ]
+)
 TILE_DEG = 0.25
 CATALOG_EPOCH_JD = 2457206.375  # 2015.5, the epoch of the Gaia-like positions
 _BRIGHTEST = 5.0
 # Rotation from ICRS to Galactic axes (Hipparcos catalogue, ESA SP-1200, vol. 1, eq. 1.5.11).
-_GALACTIC = np.array([
-    [-0.0548755604, -0.8734370902, -0.4838350155],
-    [0.4941094279, -0.4448296300, 0.7469822445],
-    [-0.8676661490, -0.1980763734, 0.4559837762],
-])
+_GALACTIC = np.array(
+    [
+        [-0.0548755604, -0.8734370902, -0.4838350155],
+        [0.4941094279, -0.4448296300, 0.7469822445],
+        [-0.8676661490, -0.1980763734, 0.4559837762],
+    ]
+)
 
 
 def unit_vectors(ra: NDArray[np.float64] | float, dec: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -35,8 +61,12 @@ def unit_vectors(ra: NDArray[np.float64] | float, dec: NDArray[np.float64] | flo
     return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
 
 
-def separation_deg(ra1: NDArray[np.float64] | float, dec1: NDArray[np.float64] | float,
-                   ra2: NDArray[np.float64] | float, dec2: NDArray[np.float64] | float) -> NDArray[np.float64]:
+def separation_deg(
+    ra1: NDArray[np.float64] | float,
+    dec1: NDArray[np.float64] | float,
+    ra2: NDArray[np.float64] | float,
+    dec2: NDArray[np.float64] | float,
+) -> NDArray[np.float64]:
     """Great-circle distance in degrees (chord formula, exact at small angles)."""
     chord = np.linalg.norm(unit_vectors(ra1, dec1) - unit_vectors(ra2, dec2), axis=-1)
     return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
@@ -70,8 +100,9 @@ def _slope(mag: NDArray[np.float64], density: float) -> NDArray[np.float64]:
     return np.interp(mag, [9.0, 13.0, 16.0, 19.0], [0.40, 0.34, 0.25, faint])
 
 
-def _draw_mags(rng: np.random.Generator, density: float, area: float, bright: float, faint: float,
-               shift: float) -> NDArray[np.float64]:
+def _draw_mags(
+    rng: np.random.Generator, density: float, area: float, bright: float, faint: float, shift: float
+) -> NDArray[np.float64]:
     """Draw star magnitudes whose cumulative density at 20.5 is `density` per deg2, over `area` deg2."""
     grid = np.arange(_BRIGHTEST, faint + shift + 0.05, 0.05)
     log_n = np.concatenate([[0.0], np.cumsum(_slope(grid[:-1] + 0.025, density) * 0.05)])
@@ -118,8 +149,14 @@ def _stars_of_tile(seed: int, band: int, cell: int, config: SkyConfig) -> NDArra
     rng = np.random.default_rng([seed, 1, band, cell])
     gal_l, gal_b = galactic((cell + 0.5) * 360.0 / _cells(band), (band + 0.5) * TILE_DEG - 90.0)
     density = config.star_density_per_deg2 or star_density(gal_l, gal_b)
-    r = _draw_mags(rng, density, _tile_area(band), config.star_bright_limit_mag, config.faint_limit_mag,
-                   config.star_bright_shift_mag)
+    r = _draw_mags(
+        rng,
+        density,
+        _tile_area(band),
+        config.star_bright_limit_mag,
+        config.faint_limit_mag,
+        config.star_bright_shift_mag,
+    )
     out = np.zeros(r.size, STAR)
     out["id"] = _tile_id(band, cell) * 1_000_000 + np.arange(r.size)
     out["ra"], out["dec"] = _tile_positions(rng, band, cell, r.size)
@@ -200,8 +237,9 @@ def _tiles_in_cone(ra: float, dec: float, radius: float) -> list[tuple[int, int]
     return out
 
 
-def sky_patch(seed: int, ra: float, dec: float, radius_deg: float,
-              config: SkyConfig) -> tuple[NDArray[np.void], NDArray[np.void]]:
+def sky_patch(
+    seed: int, ra: float, dec: float, radius_deg: float, config: SkyConfig
+) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Stars and galaxies within a cone.
 
     Parameters
@@ -218,8 +256,10 @@ def sky_patch(seed: int, ra: float, dec: float, radius_deg: float,
     tiles = [_tile(seed, band, cell, config) for band, cell in _tiles_in_cone(ra, dec, radius_deg)]
     stars = np.concatenate([t[0] for t in tiles])
     galaxies = np.concatenate([t[1] for t in tiles])
-    return (stars[separation_deg(stars["ra"], stars["dec"], ra, dec) <= radius_deg],
-            galaxies[separation_deg(galaxies["ra"], galaxies["dec"], ra, dec) <= radius_deg])
+    return (
+        stars[separation_deg(stars["ra"], stars["dec"], ra, dec) <= radius_deg],
+        galaxies[separation_deg(galaxies["ra"], galaxies["dec"], ra, dec) <= radius_deg],
+    )
 
 
 def propagate(stars: NDArray[np.void], jd: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

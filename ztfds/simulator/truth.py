@@ -18,11 +18,29 @@ from ztfds.simulator.sky import CATALOG_EPOCH_JD, sky_patch
 from ztfds.survey import camera as survey_camera
 from ztfds.survey import fields as field_grid
 
-TRUTH = np.dtype([
-    ("kind", "U10"), ("id", "i8"), ("rcid", "i2"), ("qid", "i1"), ("x", "f8"), ("y", "f8"), ("x2", "f8"), ("y2", "f8"),
-    ("ra", "f8"), ("dec", "f8"), ("mag", "f4"), ("colour", "f4"), ("flux", "f4"), ("snr", "f4"), ("host_id", "i8"),
-    ("on_galaxy", "?"), ("near_saturated", "?"), ("defects", "i2"), ("hits", "i2"),
-])
+TRUTH = np.dtype(
+    [
+        ("kind", "U10"),
+        ("id", "i8"),
+        ("rcid", "i2"),
+        ("qid", "i1"),
+        ("x", "f8"),
+        ("y", "f8"),
+        ("x2", "f8"),
+        ("y2", "f8"),
+        ("ra", "f8"),
+        ("dec", "f8"),
+        ("mag", "f4"),
+        ("colour", "f4"),
+        ("flux", "f4"),
+        ("snr", "f4"),
+        ("host_id", "i8"),
+        ("on_galaxy", "?"),
+        ("near_saturated", "?"),
+        ("defects", "i2"),
+        ("hits", "i2"),
+    ]
+)
 """Columns of a truth table.
 
 kind: star, variable, galaxy, transient, asteroid, fast, trail, radiation. x, y (x2, y2 the other end of a streak):
@@ -119,11 +137,14 @@ def _unique(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
     return joined[np.unique(joined["id"], return_index=True)[1]]
 
 
-def _shifted(rng: np.random.Generator, ra: NDArray[np.float64], dec: NDArray[np.float64],
-             error_mas: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _shifted(
+    rng: np.random.Generator, ra: NDArray[np.float64], dec: NDArray[np.float64], error_mas: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Positions (degrees) with normal errors."""
     scale = error_mas / 3.6e6
-    return (ra + rng.normal(size=ra.size) * scale / np.cos(np.radians(dec))) % 360.0, dec + rng.normal(size=ra.size) * scale
+    return (ra + rng.normal(size=ra.size) * scale / np.cos(np.radians(dec))) % 360.0, dec + rng.normal(
+        size=ra.size
+    ) * scale
 
 
 def _gaia(rng: np.random.Generator, stars: NDArray[np.void]) -> pa.Table:
@@ -132,12 +153,19 @@ def _gaia(rng: np.random.Generator, stars: NDArray[np.void]) -> pa.Table:
     error = np.interp(g, [13, 15, 17, 19, 20.8], [0.03, 0.04, 0.12, 0.4, 1.5])
     ra, dec = _shifted(rng, seen["ra"], seen["dec"], error)
     pm_error = error * 1.1
-    return pa.table({
-        "source_id": seen["id"], "ra": ra, "dec": dec, "pmra": seen["pmra"] + rng.normal(size=g.size) * pm_error,
-        "pmdec": seen["pmdec"] + rng.normal(size=g.size) * pm_error, "ra_error": error.astype("f4"),
-        "dec_error": error.astype("f4"), "phot_g_mean_mag": (g + rng.normal(0, 0.003, g.size)).astype("f4"),
-        "ref_epoch": np.full(g.size, 2015.5, "f4"),
-    })
+    return pa.table(
+        {
+            "source_id": seen["id"],
+            "ra": ra,
+            "dec": dec,
+            "pmra": seen["pmra"] + rng.normal(size=g.size) * pm_error,
+            "pmdec": seen["pmdec"] + rng.normal(size=g.size) * pm_error,
+            "ra_error": error.astype("f4"),
+            "dec_error": error.astype("f4"),
+            "phot_g_mean_mag": (g + rng.normal(0, 0.003, g.size)).astype("f4"),
+            "ref_epoch": np.full(g.size, 2015.5, "f4"),
+        }
+    )
 
 
 def _ps1(rng: np.random.Generator, stars: NDArray[np.void], galaxies: NDArray[np.void]) -> pa.Table:
@@ -152,7 +180,9 @@ def _ps1(rng: np.random.Generator, stars: NDArray[np.void], galaxies: NDArray[np
     # Near the limit nobody can tell stars from galaxies.
     blur = np.interp(r, [19.5, 22], [0.0, 0.8]) * rng.random(r.size)
     columns: dict[str, Any] = {
-        "objid": np.concatenate([stars["id"], galaxies["id"]]), "ra": ra, "dec": dec,
+        "objid": np.concatenate([stars["id"], galaxies["id"]]),
+        "ra": ra,
+        "dec": dec,
     }
     for band, limit in zip("griz", (23.3, 23.2, 23.1, 22.3), strict=True):
         mag = np.concatenate([stars[band], galaxies[band]]).astype(float)

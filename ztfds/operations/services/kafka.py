@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -168,6 +169,8 @@ def ensure_jars(home: Path, java: Path) -> Path:
         environment = {**os.environ, "JAVA_HOME": str(java.parent.parent)}
         jars = partial / "jars"
         command = [maven, "-q", "-B", "-f", str(work / "pom.xml"), COPY_GOAL, f"-DoutputDirectory={jars}"]
+        if not _has_repository():
+            command.append(f"-Dmaven.repo.local={partial / 'repository'}")
         _run(command, environment, "resolving Kafka's jars with Maven", 420)
         if not folder.is_dir():
             jars.rename(folder)
@@ -175,6 +178,13 @@ def ensure_jars(home: Path, java: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
     logger.info("Kafka %s is in %s", version(), folder)
     return folder
+
+
+def _has_repository() -> bool:
+    """Whether Maven can keep its own cache below the home folder that the user database names (Java does not ask HOME)."""
+    account_home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    repository = account_home / ".m2"
+    return os.access(repository if repository.exists() else account_home, os.W_OK)
 
 
 def prepare(state: State) -> supervise.Service:

@@ -179,7 +179,8 @@ class AirflowApi:
         """Create a pool, or set its number of slots."""
         status, _ = self.call("POST", "/api/v2/pools", {"name": name, "slots": slots, "include_deferred": False})
         if status == 409:
-            status, answer = self.call("PATCH", f"/api/v2/pools/{name}?update_mask=slots", {"slots": slots})
+            body = {"pool": name, "slots": slots, "include_deferred": False}
+            status, answer = self.call("PATCH", f"/api/v2/pools/{name}", body)
             if status >= 400:
                 raise ConfigurationError(f"the pool {name!r} cannot be changed ({status}): {answer}")
         elif status >= 400:

@@ -114,6 +114,7 @@ def _start(state: State, with_ingestd: bool, report: Callable[[str], None]) -> N
         airflow.prepare(state)
         airflow.migrate(state, dsns)
         tables.result()
+        has_broker = broker.result()
         components = airflow.services(state, dsns)
         for service in sorted(components, key=lambda service: service.name == "scheduler"):
             if service.name == "scheduler":
@@ -123,7 +124,8 @@ def _start(state: State, with_ingestd: bool, report: Callable[[str], None]) -> N
             _ensure(state, _ingestd(state))
         _await_airflow(state, {service.name: service for service in components})
         airflow.ensure_ready(state)
-        broker.result()
+        if has_broker:
+            _await_kafka(state)
     state.save()
 
 
@@ -155,17 +157,23 @@ def _migrate_survey(dsns: Mapping[str, str]) -> None:
     migrate(dsns["ztf_owner"])
 
 
-def _start_kafka(state: State, report: Callable[[str], None]) -> None:
-    """Start the broker and wait for it; without it the rest goes on, alerts wait in the outbox."""
+def _start_kafka(state: State, report: Callable[[str], None]) -> bool:
+    """Start the broker; False where this machine cannot run one: the rest goes on, alerts wait in the outbox."""
     try:
         _ensure(state, kafka.prepare(state))
-        up = supervise.wait_until(lambda: kafka.healthy(state) or not _lives(state, "kafka"), 60.0)
-        if not up or not _lives(state, "kafka"):
-            raise BrokerDown(f"Kafka did not come up:\n{supervise.tail(state.logs / 'kafka.log')}")
-        state.note("kafka", None)
     except BrokerDown as error:
         state.note("kafka", error.message)
         report(f"No Kafka broker: {error.message}\nEverything else goes on; alerts wait in the outbox.")
+        return False
+    state.note("kafka", None)
+    return True
+
+
+def _await_kafka(state: State) -> None:
+    """Wait until the broker answers."""
+    supervise.wait_until(lambda: kafka.healthy(state) or not _lives(state, "kafka"), 60.0)
+    if not kafka.healthy(state):
+        raise BrokerDown(f"Kafka did not come up:\n{supervise.tail(state.logs / 'kafka.log')}")
 
 
 def _lives(state: State, name: str) -> bool:

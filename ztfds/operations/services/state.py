@@ -128,7 +128,7 @@ class State:
     @property
     def roots(self) -> dict[str, str]:
         """Folders of the survey's files by purpose."""
-        return {name: str(self.home / name) for name in ("inbox", "archive", "quarantine")}
+        return {name: str(self.home / name) for name in ("inbox", "archive")}
 
     def save(self) -> None:
         """Write the state, readable by its owner alone, in one atomic step."""

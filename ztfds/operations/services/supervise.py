@@ -135,7 +135,7 @@ def _mark(pid: int) -> str:
     return next((entry[len(prefix) :].decode() for entry in variables if entry.startswith(prefix)), "")
 
 
-def stop(instance: str, services: Iterable[str], grace_s: float = 8.0) -> int:
+def stop(instance: str, services: Iterable[str], grace_s: float = 5.0) -> int:
     """End services with everything they started: SIGTERM to their process groups, SIGKILL to what is left after `grace_s`.
 
     Returns

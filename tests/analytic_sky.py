@@ -218,6 +218,16 @@ def empty_catalogs() -> tuple[np.ndarray, np.ndarray]:
     """Gaia and PS1 tables without rows."""
     gaia = np.zeros(0, [("ra", "f8"), ("dec", "f8"), ("gmag", "f4")])
     ps1 = np.zeros(
-        0, [("objid", "i8"), ("ra", "f8"), ("dec", "f8"), ("g", "f4"), ("r", "f4"), ("i", "f4"), ("z", "f4"), ("sgscore", "f4")]
+        0,
+        [
+            ("objid", "i8"),
+            ("ra", "f8"),
+            ("dec", "f8"),
+            ("g", "f4"),
+            ("r", "f4"),
+            ("i", "f4"),
+            ("z", "f4"),
+            ("sgscore", "f4"),
+        ],
     )
     return gaia, ps1

@@ -1,0 +1,245 @@
+"""From the candidates of a difference image to named objects, packets and the outbox, inside the registering transaction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ztfds.alerts.history import select_history
+from ztfds.alerts.packet import build_packet, complete, identify
+from ztfds.config.alerts import AlertConfig
+from ztfds.config.difference import CandidateConfig
+from ztfds.difference.candidates import passes_trigger
+from ztfds.difference.products import DifferenceProducts
+from ztfds.formats.alertschema import CANDIDATE
+from ztfds.reference.grid import wcs_of
+from ztfds.registry import candidates, exposures, objects, outbox
+from ztfds.registry.database import Cursor, transaction
+from ztfds.registry.outbox import Alert
+from ztfds.registry.runner import Registered
+from ztfds.survey import ids
+
+log = logging.getLogger(__name__)
+
+_NOT_OF_A_LIMIT = ("ra", "dec", "corners", "hpx", "created", "reason")
+"""Columns of a difference image that would be misread as those of a detection."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What is known of the candidates' positions before this exposure.
+
+    Attributes
+    ----------
+    detections : list of list of dict
+        Earlier candidates near each, within the look-back.
+    limits : list of list of dict
+        Difference images that covered each, within the look-back.
+    counts : list of (ndethist, jdstarthist, jdendhist)
+        Earlier detections on the same field and channel since the survey's start.
+    ncovhist : int array
+        Earlier good difference images that covered each, since the survey's start.
+    """
+
+    detections: list[list[dict[str, Any]]]
+    limits: list[list[dict[str, Any]]]
+    counts: list[tuple[int, float | None, float | None]]
+    ncovhist: np.ndarray
+
+
+def read_past(
+    dsn: str, made: DifferenceProducts, row: Mapping[str, Any], reach_deg: float, config: AlertConfig
+) -> Past:
+    """Ask for the history of all candidates of a difference image at once.
+
+    Parameters
+    ----------
+    dsn : str
+    made : DifferenceProducts
+    row : mapping
+        field, rcid, jd of the exposure.
+    reach_deg : float
+        Distance from a quadrant's centre to its corners, deg.
+    config : AlertConfig
+    """
+    ra, dec = made.candidates["ra"].astype(float), made.candidates["dec"].astype(float)
+    jd, since = float(row["jd"]), float(row["jd"]) - config.history_days
+    with transaction(dsn) as cursor:
+        return Past(
+            candidates.near(cursor, ra, dec, since, jd, config.association_radius_arcsec),
+            candidates.covering(cursor, ra, dec, since, jd, reach_deg),
+            candidates.detection_counts(
+                cursor, ra, dec, row["field"], row["rcid"], jd, config.association_radius_arcsec
+            ),
+            candidates.coverage_counts(cursor, ra, dec, jd, reach_deg),
+        )
+
+
+def facts(made: DifferenceProducts, past: Past, filename: str, config: AlertConfig) -> list[dict[str, Any]]:
+    """What packets say about each candidate besides its measurements: numbers, names and history counts."""
+    found = []
+    for i, row in enumerate(made.candidates):
+        jd, rcid = float(row["jd"]), int(row["rcid"])
+        pid, candid = identify(jd, rcid, str(row["isdiffpos"]) == "t", int(row["tblid"]), config.processing_version)
+        number, first, _ = past.counts[i]
+        found.append(
+            {
+                "pid": pid,
+                "candid": candid,
+                "nid": ids.nid(jd),
+                "pdiffimfilename": filename,
+                "ndethist": number + 1,
+                "jdstarthist": first if first is not None else jd,
+                "jdendhist": jd,
+                "ncovhist": int(past.ncovhist[i]) + 1,
+            }
+        )
+    return found
+
+
+def register_alerts(
+    cursor: Cursor,
+    exposure: str,
+    made: DifferenceProducts,
+    known: Sequence[Mapping[str, Any]],
+    past: Past,
+    trigger: CandidateConfig,
+    config: AlertConfig,
+) -> tuple[int, int]:
+    """Name, register and queue the candidates of a difference image.
+
+    Returns
+    -------
+    n_candidates, n_alerts : int
+        Rows of `candidates`, and how many of them are packets in the outbox.
+    """
+    table = made.candidates
+    if not len(table):
+        return 0, 0
+    exposures.ensure_night(cursor, int(known[0]["nid"]))
+    candids = [int(fact["candid"]) for fact in known]
+    names = objects.associate(
+        cursor,
+        table["ra"].astype(float),
+        table["dec"].astype(float),
+        candids,
+        float(table["jd"][0]),
+        config.association_radius_arcsec,
+    )
+    alerted = [passes_trigger(row, trigger) for row in table]
+    records = [complete(CANDIDATE, {**_mapping(row), **fact}) for row, fact in zip(table, known, strict=True)]
+    candidates.insert_candidates(cursor, exposure, records, names, alerted)
+    alerts = [
+        _alert(exposure, table[i], known[i], names[i], made, past, i, config) for i in range(len(table)) if alerted[i]
+    ]
+    queued = outbox.queue(cursor, alerts)
+    if queued < len(alerts):
+        log.warning("%s: %d of %d alerts had been made before", exposure, len(alerts) - queued, len(alerts))
+    return len(table), len(alerts)
+
+
+def _mapping(row: np.void) -> dict[str, Any]:
+    """A row as the packet names it: 1-based positions."""
+    values = dict(zip(row.dtype.names or (), row.tolist(), strict=True))
+    return {**values, "xpos": values["x"] + 1.0, "ypos": values["y"] + 1.0}
+
+
+def _alert(
+    exposure: str,
+    row: np.void,
+    fact: Mapping[str, Any],
+    objectid: str,
+    made: DifferenceProducts,
+    past: Past,
+    i: int,
+    config: AlertConfig,
+) -> Alert:
+    """One packet for the outbox."""
+    history = select_history(
+        past.detections[i],
+        [{k: v for k, v in limit.items() if k not in _NOT_OF_A_LIMIT} for limit in past.limits[i]],
+        ra=float(row["ra"]),
+        dec=float(row["dec"]),
+        jd=float(row["jd"]),
+        programid=int(row["programid"]),
+        days=config.history_days,
+        radius_arcsec=config.association_radius_arcsec,
+    )
+    packet = build_packet(
+        _mapping(row),
+        fact,
+        objectid=objectid,
+        prv_candidates=history or None,
+        fp_hists=None,
+        cutouts=made.cutouts[int(row["tblid"])],
+        config=config,
+    )
+    return Alert(
+        packet.candid,
+        objectid,
+        exposure,
+        int(row["rcid"]),
+        packet.topic,
+        int(fact["nid"]),
+        packet.programid,
+        packet.content,
+    )
+
+
+def register_difference(
+    cursor: Cursor,
+    exposure: str,
+    made: DifferenceProducts,
+    registered: Registered,
+    reference_id: int,
+    counts: tuple[int, int],
+) -> None:
+    """Row of the difference image, from which later upper limits and coverage counts are made."""
+    header = made.header
+    product = registered.products["scimrefdiffimg"]
+    ny, nx = made.pixels.shape
+    wcs = wcs_of(header)
+    x, y = np.array([0, nx, nx, 0, nx / 2]) - 0.5, np.array([0, 0, ny, ny, ny / 2]) - 0.5
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    corners = np.column_stack([ra[:4], dec[:4]]).ravel().tolist()
+    jd, rcid = float(header["OBSJD"]), int(header["RCID"])
+    cards = {
+        "programpi": "PROGRMPI",
+        "exptime": "EXPTIME",
+        "magzpsci": "MAGZP",
+        "magzpsciunc": "MAGZPUNC",
+        "magzpscirms": "MAGZPRMS",
+        "clrcoeff": "CLRCOEFF",
+        "clrcounc": "CLRCOUNC",
+    }
+    candidates.register_difference(
+        cursor,
+        {
+            "pid": ids.pid(jd, rcid),
+            "provenance_id": registered.provenance_id,
+            "product_id": product["product_id"],
+            "exposure": exposure,
+            "nid": ids.nid(jd),
+            "field": int(header["FIELDID"]),
+            "fid": int(header["FILTERID"]),
+            "rcid": rcid,
+            "jd": jd,
+            "programid": int(header["PROGRMID"]),
+            "status": made.status,
+            "reason": made.reason or None,
+            "reference_id": reference_id,
+            "diffmaglim": made.qa.get("diffmaglim"),
+            "pdiffimfilename": product["filename"],
+            **{column: header.get(keyword) for column, keyword in cards.items()},
+            "rbversion": str(made.candidates["rbversion"][0]) if len(made.candidates) else None,
+            "ra": float(ra[4]),
+            "dec": float(dec[4]),
+            "corners": corners,
+            "ncandidates": counts[0],
+            "nalertpackets": counts[1],
+        },
+    )

@@ -1,0 +1,183 @@
+"""Products of the image steps as files, and back: which suffix each part of a product has and how it is written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from ztfds.config.photometry import PhotometryConfig
+from ztfds.difference.products import DifferenceProducts
+from ztfds.formats.atomic import Written, write_atomic
+from ztfds.formats.images import read_image, write_image
+from ztfds.formats.psf import read_psf, write_psf
+from ztfds.formats.tables import read_psfcat, read_table, write_psfcat, write_table
+from ztfds.photometry import background
+from ztfds.photometry.measure import usable_pixels
+from ztfds.photometry.psf import PsfModel
+from ztfds.reference.products import ReferenceProducts
+from ztfds.registry.database import json_safe
+from ztfds.registry.runner import OutputFile
+from ztfds.science.run import ScienceProducts
+from ztfds.survey import names
+from ztfds.survey.errors import FilesMissing
+from ztfds.survey.names import RawName
+
+Place = Callable[[str], Callable[[int], str]]
+"""From a suffix to the function from version to path."""
+
+
+def science_place(name: RawName, qid: int) -> Place:
+    """Places of the products of one quadrant of an exposure."""
+    return lambda suffix: lambda version: names.sci_path(name, qid, suffix, version)
+
+
+def reference_place(field: int, filtercode: str, ccdid: int, qid: int) -> Place:
+    """Places of the products of one reference."""
+    return lambda suffix: lambda version: names.ref_path(field, filtercode, ccdid, qid, suffix, version)
+
+
+def header_values(header: fits.Header) -> dict[str, Any]:
+    """Cards of a header as JSON: keyword to value, without comments and history."""
+    return {
+        card.keyword: json_safe(card.value)
+        for card in header.cards
+        if card.keyword.strip() and card.keyword not in ("COMMENT", "HISTORY")
+    }
+
+
+def _text(lines: Sequence[str], path: Path) -> Written:
+    """Write a log."""
+    return write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _image(pixels: np.ndarray, header: fits.Header, path: Path) -> Written:
+    """Write an image; masks keep the cards that say where and when."""
+    return write_image(path, pixels, header)
+
+
+def _psfcat(catalog: np.ndarray, header: fits.Header, path: Path) -> Written:
+    """Write a PSF-fit catalog."""
+    return write_psfcat(path, catalog, header)
+
+
+def _table(rows: np.ndarray, header: fits.Header, path: Path) -> Written:
+    """Write an aperture catalog."""
+    return write_table(path, rows, header, extname="APERTURE_CATALOG")
+
+
+def science_files(made: ScienceProducts, place: Place) -> list[OutputFile]:
+    """Files of a calibrated quadrant; catalogs and PSF are left out where they could not be made."""
+    files = [
+        OutputFile("sciimg", place("sciimg.fits"), partial(_image, made.pixels, made.header)),
+        OutputFile("mskimg", place("mskimg.fits"), partial(_image, made.mask, made.header)),
+        OutputFile("sciimlog", place("sciimlog.txt"), partial(_text, made.log)),
+    ]
+    if made.psfcat is not None:
+        files.append(OutputFile("psfcat", place("psfcat.fits"), partial(_psfcat, made.psfcat, made.header)))
+    if made.sexcat is not None:
+        files.append(OutputFile("sexcat", place("sexcat.fits"), partial(_table, made.sexcat, made.header)))
+    if made.psf is not None:
+        files.append(OutputFile("sciimgdao", place("sciimgdao.psf"), partial(_psf, made.psf)))
+        stamp = made.psf.centre_stamp()
+        files.append(
+            OutputFile("sciimgdaopsfcent", place("sciimgdaopsfcent.fits"), partial(_image, stamp, fits.Header()))
+        )
+    return files
+
+
+def _psf(model: Any, path: Path) -> Written:
+    """Write a PSF model."""
+    return write_psf(path, model.to_arrays())
+
+
+def _path(archive: Path, rows: Mapping[str, Mapping[str, Any]], kind: str) -> Path:
+    """Where the file of one kind is."""
+    if kind not in rows:
+        raise FilesMissing(f"no product of kind {kind} is registered")
+    return archive / rows[kind]["path"]
+
+
+def read_science(archive: Path, rows: Mapping[str, Mapping[str, Any]], config: PhotometryConfig) -> ScienceProducts:
+    """Read the products of a calibrated quadrant back; the sky is measured again from the image.
+
+    Parameters
+    ----------
+    archive : Path
+    rows : mapping of kind to row of `products`
+    config : PhotometryConfig
+        Its background settings.
+
+    Raises
+    ------
+    FilesMissing
+    """
+    pixels, header = read_image(_path(archive, rows, "sciimg"))
+    mask = read_image(_path(archive, rows, "mskimg"))[0].astype(np.uint16)
+    gain, noise = header.get("GAIN"), header.get("READNOI")
+    sky = background.estimate(pixels, usable_pixels(pixels, mask), config.background, gain, noise)
+    return ScienceProducts(
+        pixels=pixels,
+        mask=mask,
+        header=header,
+        psfcat=read_psfcat(_path(archive, rows, "psfcat"))[0],
+        sexcat=read_table(_path(archive, rows, "sexcat"))[0],
+        psf=PsfModel.from_arrays(read_psf(_path(archive, rows, "sciimgdao"))),
+        background=sky,
+        infobits=int(rows["sciimg"]["infobits"]),
+        status=int(rows["sciimg"]["status"]),
+        reasons=[],
+        qa={},
+        log=[],
+    )
+
+
+def difference_files(made: DifferenceProducts, place: Place) -> list[OutputFile]:
+    """Files of a difference image."""
+    lines = [f"{key} = {value:.6g}" for key, value in sorted(made.qa.items())]
+    state = f"status {made.status}" + (f": {made.reason}" if made.reason else "")
+    return [
+        OutputFile("scimrefdiffimg", place("scimrefdiffimg.fits.fz"), partial(_image, made.pixels, made.header)),
+        OutputFile("diffimgpsf", place("diffimgpsf.fits"), partial(_image, made.psf, fits.Header())),
+        OutputFile("diffimlog", place("diffimlog.txt"), partial(_text, [state, *lines])),
+    ]
+
+
+def reference_files(made: ReferenceProducts, place: Place) -> list[OutputFile]:
+    """Files of a reference image."""
+    lines = [f"{key} = {value:.6g}" for key, value in sorted(made.qa.items())]
+    state = f"status {made.status}" + (f": {made.reason}" if made.reason else "")
+    images = (("refimg", made.pixels), ("refcov", made.coverage), ("refunc", made.uncertainty), ("refmsk", made.mask))
+    files = [OutputFile(kind, place(f"{kind}.fits"), partial(_image, data, made.header)) for kind, data in images]
+    files += [
+        OutputFile("refpsfcat", place("refpsfcat.fits"), partial(_psfcat, made.psfcat, made.header)),
+        OutputFile("refsexcat", place("refsexcat.fits"), partial(_table, made.sexcat, made.header)),
+        OutputFile("refimlog", place("refimlog.txt"), partial(_text, [state, *lines])),
+    ]
+    if made.psf is not None:
+        files.append(OutputFile("refimgdao", place("refimgdao.psf"), partial(_psf, made.psf)))
+    return files
+
+
+def read_reference(archive: Path, rows: Mapping[str, Mapping[str, Any]]) -> ReferenceProducts:
+    """Read a reference back, with everything that differencing needs.
+
+    Raises
+    ------
+    FilesMissing
+    """
+    pixels, header = read_image(_path(archive, rows, "refimg"))
+    return ReferenceProducts(
+        pixels=pixels,
+        coverage=read_image(_path(archive, rows, "refcov"))[0],
+        uncertainty=read_image(_path(archive, rows, "refunc"))[0],
+        mask=read_image(_path(archive, rows, "refmsk"))[0].astype(np.uint16),
+        header=header,
+        psf=PsfModel.from_arrays(read_psf(_path(archive, rows, "refimgdao"))),
+        psfcat=read_psfcat(_path(archive, rows, "refpsfcat"))[0],
+        sexcat=read_table(_path(archive, rows, "refsexcat"))[0],
+    )

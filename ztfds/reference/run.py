@@ -1,0 +1,217 @@
+"""The reference step (P7): calibrated images of one field, quadrant and filter in, a co-add with catalogs out."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from ztfds.config.difference import ReferenceConfig
+from ztfds.reference.catalogs import Catalogs, measure_coadd
+from ztfds.reference.coadd import Coadd, coadd
+from ztfds.reference.grid import wcs_of
+from ztfds.reference.products import ReferenceInput, ReferenceProducts
+from ztfds.survey import bits
+from ztfds.survey.camera import FULL_SHAPE
+from ztfds.survey.errors import PsfFailed
+
+log = logging.getLogger(__name__)
+
+PIXEL_SCALE_ARCSEC = 1.012
+WCS_CARD = re.compile(
+    r"^(WCSAXES|CTYPE\d|CUNIT\d|CRVAL\d|CRPIX\d|CDELT\d|CD\d_\d|PC\d_\d|PV\d_\d+|LONPOLE|LATPOLE|RADESYS|EQUINOX)$"
+)
+COPIED_CARDS = ("ORIGIN", "INSTRUME", "TELESCOP", "OBSERVAT", "FIELDID", "CCDID", "QID", "RCID", "FILTERID", "FILTER",
+                "PCOLOR", "READNOI", "PIXSCALE")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The input that gives the grid, and the facts of all headers."""
+
+    header: fits.Header
+    wcs: WCS
+    shape: tuple[int, int]
+
+
+def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceProducts:
+    """Co-add images to a reference.
+
+    The grid is that of the input whose centre is nearest to the median of all centres (the least rotation and loss of
+    edges for the others). Items of `inputs` are asked for twice, first for the header only; a sequence that loads
+    from disk keeps the memory at 4 bytes per pixel and input.
+
+    Parameters
+    ----------
+    inputs : sequence of ReferenceInput
+        As chosen by `select`.
+    config : ReferenceConfig
+
+    Returns
+    -------
+    ReferenceProducts
+        Status 0 with a reason where the co-add is not usable.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two inputs.
+    MissingKeyword
+        An input without zero point.
+    """
+    if len(inputs) < 2:
+        raise ValueError(f"a reference needs at least 2 inputs, not {len(inputs)}")
+    headers, shapes = [], []
+    for k in range(len(inputs)):
+        item = inputs[k]
+        headers.append(item.header)
+        shapes.append((item.pixels.shape[0], item.pixels.shape[1]))
+        del item
+    base = _base(headers, shapes)
+    images = coadd(inputs, base.wcs, base.shape, config)
+    saturate = min(float(h.get("SATURATE", 5e4)) * s for h, s in zip(headers, images.scales, strict=True))
+    try:
+        catalogs: Catalogs | None = measure_coadd(images, base.wcs, saturate, config.photometry)
+        reason = ""
+    except PsfFailed as error:
+        catalogs, reason = None, f"no PSF: {error}"
+    header = _header(base, headers, images, catalogs, saturate, config)
+    qa = _quality(headers, images, catalogs)
+    reason = "; ".join(text for text in (reason, _verdict(qa, base.shape, config)) if text)
+    header["STATUS"] = (0 if reason else 1, "overall processing flag: 0 = bad; 1 = usable")
+    log.info("reference of %d frames: %s", len(inputs), reason or "usable")
+    return ReferenceProducts(
+        pixels=images.pixels,
+        coverage=images.coverage,
+        uncertainty=images.uncertainty,
+        mask=images.mask if catalogs is None else catalogs.mask,
+        header=header,
+        psf=None if catalogs is None else catalogs.psf,
+        psfcat=np.zeros(0) if catalogs is None else catalogs.psfcat,
+        sexcat=np.zeros(0) if catalogs is None else catalogs.sexcat,
+        qa=qa,
+        status=0 if reason else 1,
+        reason=reason,
+    )
+
+
+def _base(headers: Sequence[fits.Header], shapes: Sequence[tuple[int, int]]) -> _Base:
+    """The input with the most central pointing."""
+    systems = [wcs_of(header) for header in headers]
+    centres = np.array(
+        [
+            system.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
+            for system, shape in zip(systems, shapes, strict=True)
+        ]
+    )
+    ra = np.degrees(np.angle(np.exp(1j * np.radians(centres[:, 0] - centres[0, 0])))) * np.cos(
+        np.radians(centres[0, 1])
+    )
+    offset = np.hypot(ra - np.median(ra), centres[:, 1] - np.median(centres[:, 1]))
+    k = int(np.argmin(offset))
+    return _Base(headers[k], systems[k], shapes[k])
+
+
+def _values(headers: Sequence[fits.Header], keyword: str) -> np.ndarray:
+    """Finite values of a keyword in the headers that have it."""
+    values = np.array([float(h[keyword]) for h in headers if h.get(keyword) is not None])
+    return values[np.isfinite(values)]
+
+
+def _middle(headers: Sequence[fits.Header], keyword: str) -> float | None:
+    values = _values(headers, keyword)
+    return float(np.median(values)) if values.size else None
+
+
+def _header(
+    base: _Base,
+    headers: Sequence[fits.Header],
+    images: Coadd,
+    catalogs: Catalogs | None,
+    saturate: float,
+    config: ReferenceConfig,
+) -> fits.Header:
+    """Header of the reference: geometry of the base input, calibration, what went in."""
+    header = fits.Header()
+    for card in base.header.cards:
+        if WCS_CARD.match(card.keyword) or card.keyword in COPIED_CARDS:
+            header.append(card)
+    dates = _values(headers, "OBSJD")
+    fwhm = catalogs.psf.fwhm_px if catalogs else None
+    unc = _values(headers, "MAGZPUNC")
+    cards = (
+        ("BUNIT", "DN", "sky removed"),
+        ("NFRAMES", len(headers), "number of images in the co-add"),
+        ("JDSTART", float(dates.min()) if dates.size else None, "JD of the earliest input"),
+        ("JDEND", float(dates.max()) if dates.size else None, "JD of the latest input"),
+        ("EXPTIME", float(_values(headers, "EXPTIME").sum()), "total exposure time (s)"),
+        ("GAIN", images.gain, "effective gain of the co-add (e-/DN)"),
+        ("SATURATE", saturate, "lowest saturation level of the inputs [DN]"),
+        ("MAGZP", config.reference_zeropoint_mag, "zero point of the co-add [mag]"),
+        ("MAGZPUNC", float(np.sqrt(np.mean(unc**2) / unc.size)) if unc.size else None, "zero point uncertainty [mag]"),
+        ("MAGZPRMS", _middle(headers, "MAGZPRMS"), "median of the inputs [mag]"),
+        ("CLRCOEFF", _middle(headers, "CLRCOEFF"), "median colour coefficient of the inputs"),
+        ("CLRCOUNC", _middle(headers, "CLRCOUNC"), "median of the inputs"),
+        ("SEEING", PIXEL_SCALE_ARCSEC * fwhm if fwhm else None, 'FWHM of the co-add (")'),
+        ("SKYSIG", float(np.sqrt(images.sky_variance)), "noise of an empty pixel [DN]"),
+        ("MAGLIM", _limit(images, catalogs, config), "5-sigma limit of PSF photometry [mag]"),
+    )
+    for keyword, value, comment in cards:
+        if value is not None:
+            header[keyword] = (value, comment)
+    for k, (item, scale) in enumerate(zip(headers, images.scales, strict=True), start=1):
+        header[f"INP{k:02d}"] = (str(item.get("FILENAME", item.get("EXPID", k))), f"input, scaled by {scale:.4f}")
+    return header
+
+
+def _limit(images: Coadd, catalogs: Catalogs | None, config: ReferenceConfig) -> float | None:
+    """5-sigma limiting magnitude on empty sky from the PSF's effective noise area."""
+    if catalogs is None:
+        return None
+    ny, nx = images.pixels.shape
+    stamp = catalogs.psf.stamp(0.5 * (nx - 1), 0.5 * (ny - 1))
+    sigma = np.sqrt(images.sky_variance / np.sum(stamp.astype(float) ** 2))
+    return float(config.reference_zeropoint_mag - 2.5 * np.log10(5 * sigma))
+
+
+def _quality(headers: Sequence[fits.Header], images: Coadd, catalogs: Catalogs | None) -> dict[str, float]:
+    """Numbers that judge a reference."""
+    covered = images.coverage > 0
+    least = min(5, len(headers))
+    seeing, dates = _values(headers, "SEEING"), _values(headers, "OBSJD")
+    nan = float("nan")
+    scales = np.array(images.scales)
+    return {
+        "nframes": float(len(headers)),
+        "jd_range": float(np.ptp(dates)) if dates.size else nan,
+        "npixsat": float(np.count_nonzero(images.mask & bits.SATURATED)),
+        "npixnan": float(np.count_nonzero(images.mask & bits.NAN)),
+        "covered_fraction": float(np.mean(images.coverage >= least)),
+        "median_coverage": float(np.median(images.coverage)),
+        "median_uncertainty_dn": float(np.median(images.uncertainty[covered])) if covered.any() else nan,
+        "sky_sigma_dn": float(np.sqrt(images.sky_variance)),
+        "measured_sigma_dn": catalogs.rms_dn if catalogs else nan,
+        "rejected_fraction": images.rejected_fraction,
+        "scale_min": float(scales.min()),
+        "scale_max": float(scales.max()),
+        "seeing_min": float(seeing.min()) if seeing.size else nan,
+        "seeing_max": float(seeing.max()) if seeing.size else nan,
+        "fwhm_px": catalogs.psf.fwhm_px if catalogs else nan,
+        "nsources": float(len(catalogs.psfcat)) if catalogs else 0.0,
+    }
+
+
+def _verdict(qa: dict[str, float], shape: tuple[int, int], config: ReferenceConfig) -> str:
+    """Why the reference is not usable; empty when it is."""
+    needed = config.min_sources * shape[0] * shape[1] / (FULL_SHAPE[0] * FULL_SHAPE[1])
+    rules = (
+        (qa["covered_fraction"] < config.min_coverage_fraction, f"only {100 * qa['covered_fraction']:.0f} % covered"),
+        (qa["fwhm_px"] > config.max_fwhm_px, f"FWHM {qa['fwhm_px']:.2f} px"),
+        (qa["nsources"] < needed, f"{qa['nsources']:.0f} sources"),
+    )
+    return "; ".join(text for broken, text in rules if broken)

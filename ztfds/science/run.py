@@ -1,0 +1,443 @@
+"""Pipeline 5, instrumental calibration: a split quadrant becomes a calibrated image with mask, catalogs and header."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from ztfds.astrometry.solve import AstrometricSolution, solve
+from ztfds.calibration.products import CalibrationImage
+from ztfds.config.photometry import ScienceConfig
+from ztfds.detrend.apply import detrend
+from ztfds.detrend.split import SplitQuadrant
+from ztfds.photometry import apertures, limits, measure, zeropoint
+from ztfds.photometry.apertures import ApertureCorrections
+from ztfds.photometry.background import Background
+from ztfds.photometry.fit import PsfPhotometry
+from ztfds.photometry.psf import PsfModel
+from ztfds.photometry.zeropoint import Zeropoint
+from ztfds.science import header as cards
+from ztfds.science.masks import mask_artifacts
+from ztfds.survey import bits, filters
+from ztfds.survey.camera import Camera, ccd_qid
+from ztfds.survey.errors import AstrometryFailed, BadData, PhotometryFailed, PsfFailed
+
+logger = logging.getLogger(__name__)
+
+POINTING_DISAGREEMENT_DEG = 0.2  # a telescope readback further than this from the request is not believed
+SATURATION_SAMPLE = 1  # every pixel counts for the saturated percentage
+
+
+@dataclass(frozen=True)
+class ScienceInputs:
+    """What pipeline 5 needs of one quadrant.
+
+    Attributes
+    ----------
+    split : SplitQuadrant
+        Signal after overscan and linearity, with the header of its extension.
+    primary : fits.Header
+        Primary header of the raw file.
+    bias, flat : CalibrationImage
+        Valid for the readout channel (and filter).
+    gaia, ps1 : structured arrays
+        Static catalogs around the quadrant, cut generously (see `ztfds.formats.catalogs`); proper motions applied.
+    camera : Camera
+    """
+
+    split: SplitQuadrant
+    primary: fits.Header
+    bias: CalibrationImage
+    flat: CalibrationImage
+    gaia: np.ndarray
+    ps1: np.ndarray
+    camera: Camera
+
+
+@dataclass(frozen=True)
+class ScienceProducts:
+    """What pipeline 5 makes.
+
+    Attributes
+    ----------
+    pixels : (ny, nx) float32
+        Calibrated image, DN, sky kept; NaN where the mask says NAN.
+    mask : (ny, nx) uint16
+        `survey.bits`.
+    header : fits.Header
+    psfcat : structured array of formats.tables.PSFCAT_DTYPE or None
+        PSF catalog, positions 0-based pixels; None when there is no PSF.
+    sexcat : structured array of photometry.apertures.SEXCAT_DTYPE or None
+    psf : PsfModel or None
+    background : Background
+    infobits, status : int
+        Quality bits; 1 usable, 0 not.
+    reasons : list of str
+        Why bits are set, named failures first.
+    qa : dict of str to float
+    log : list of str
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    header: fits.Header
+    psfcat: np.ndarray | None
+    sexcat: np.ndarray | None
+    psf: PsfModel | None
+    background: Background
+    infobits: int
+    status: int
+    reasons: list[str]
+    qa: dict[str, float]
+    log: list[str]
+
+
+@dataclass
+class _Notes:
+    """What happened: named failures, measurements, and a line for each step."""
+
+    failures: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        logger.info("%s", line)
+
+    def fail(self, error: BadData) -> None:
+        self.failures.append(f"{error.code}: {error.message}")
+        self.say(f"{error.code}: {error.message}")
+
+
+def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
+    """Calibrate one quadrant.
+
+    Failures of astrometry, PSF or zero point do not raise: the products say so in STATUS, INFOBITS and reasons.
+
+    Parameters
+    ----------
+    inputs : ScienceInputs
+    config : ScienceConfig
+
+    Returns
+    -------
+    ScienceProducts
+
+    Raises
+    ------
+    MissingKeyword
+        The headers lack what nothing can be done without (gain, read noise, time, pointing, filter, field).
+    WrongSize
+        Calibration images of another size.
+    """
+    notes = _Notes()
+    who = _identity(inputs)
+    band = filters.by_fid(who.fid)
+    gain, readnoise = cards.number(inputs.split.header, "GAIN"), cards.number(inputs.split.header, "READNOI")
+    saturate = inputs.split.saturation_dn
+    guess = _pointing(inputs, who)
+
+    pixels, mask = detrend(inputs.split, inputs.bias, inputs.flat, config.detrend)
+    scene = measure.prepare(pixels, mask, gain, readnoise, saturate, config.photometry)
+    _note_scene(notes, scene)
+    solution = _astrometry(inputs, scene, guess, config, notes)
+    mask = _mask(inputs, pixels, scene, readnoise, solution.wcs if solution else guess, config, notes)
+    scene = measure.with_mask(scene, mask)
+    photometry, psf = _psf_photometry(scene, config, notes)
+    sexcat, footprint = _apertures(scene, photometry, config, notes)
+    psfcat = photometry.catalog if photometry else None
+    _sky_positions(psfcat, sexcat, solution)
+    zp = _zero_point(psfcat, inputs.ps1, band, solution, config, notes)
+    corrections = _aperture_corrections(psfcat, sexcat, config, notes)
+    background = photometry.background if photometry else scene.background
+    _limits(psfcat, psf, background, gain, zp, config, notes)
+    _mark_sources(mask, footprint, psfcat)
+
+    notes.metrics |= inputs.split.qa
+    _count_pixels(mask, notes)
+    infobits, status, broken = bits.evaluate(notes.metrics, who.fid, inputs.camera.area_fraction)
+    notes.say(f"status {status}, infobits {infobits}")
+    header = _header(inputs, who, band, solution, guess, zp, corrections, saturate, notes.metrics, infobits, status)
+    qa = {name: float(value) for name, value in notes.metrics.items()}
+    reasons = notes.failures + broken
+    return ScienceProducts(
+        pixels, mask, header, psfcat, sexcat, psf, background, infobits, status, reasons, qa, notes.lines
+    )
+
+
+def _identity(inputs: ScienceInputs) -> cards.Identity:
+    """Names and numbers of the quadrant."""
+    ccdid, qid = ccd_qid(inputs.split.rcid)
+    primary = inputs.primary
+    return cards.Identity(
+        ccdid=ccdid,
+        qid=qid,
+        rcid=inputs.split.rcid,
+        fid=int(cards.number(primary, "FILTERID")),
+        field=int(cards.number(primary, "FIELDID")),
+        jd=cards.number(primary, "OBSJD"),
+    )
+
+
+def _boresight(primary: fits.Header) -> tuple[float, float]:
+    """Pointing (deg): the telescope's readback if it agrees with the request, else the request."""
+    ra, dec = cards.number(primary, "RAD", "OBJRAD"), cards.number(primary, "DECD", "OBJDECD")
+    tel_ra, tel_dec = primary.get("TELRAD"), primary.get("TELDECD")
+    if not isinstance(tel_ra, int | float) or not isinstance(tel_dec, int | float):
+        return ra, dec
+    off = math.hypot(((tel_ra - ra + 180.0) % 360.0 - 180.0) * math.cos(math.radians(dec)), tel_dec - dec)
+    return (float(tel_ra), float(tel_dec)) if off < POINTING_DISAGREEMENT_DEG else (ra, dec)
+
+
+def _pointing(inputs: ScienceInputs, who: cards.Identity) -> WCS:
+    """Nominal world coordinates of the quadrant."""
+    return inputs.camera.approximate_wcs(*_boresight(inputs.primary), who.ccdid, who.qid)
+
+
+def _note_scene(notes: _Notes, scene: measure.Scene) -> None:
+    notes.metrics |= {
+        "median_background_dn": scene.background.median_level,
+        "pixel_noise_dn": scene.background.rms_dn,
+        "noise_ratio": scene.background.rms_dn / max(scene.background.sigma_dn, 1e-9),
+        "empty_background_boxes": float(scene.background.empty_boxes),
+        "n_detections": float(len(scene.found)),
+        "n_saturated_stars": float(len(scene.saturated)),
+    }
+    notes.say(
+        f"sky {scene.background.median_level:.1f} DN, noise {scene.background.rms_dn:.2f} DN, {len(scene.found)} detections, "
+        f"seeing {scene.fwhm_px:.2f} px"
+    )
+
+
+def _astrometry(
+    inputs: ScienceInputs, scene: measure.Scene, guess: WCS, config: ScienceConfig, notes: _Notes
+) -> AstrometricSolution | None:
+    """Tie the bright detections to Gaia."""
+    notes.metrics["astrom_possible"] = 0.0
+    shapes, found = scene.shapes, scene.found
+    n = shapes.x.size
+    usable = np.isfinite(shapes.fwhm) & (shapes.fwhm > 0.6 * scene.fwhm_px) & (shapes.fwhm < 2.0 * scene.fwhm_px)
+    gaia = inputs.gaia[inputs.gaia["gmag"] < config.gaia_faint_mag]
+    try:
+        solution = solve(
+            shapes.x, shapes.y, found.flux[:n], scene.data.shape, guess, gaia, config.astrometry,
+            snr=found.snr[:n], fwhm_px=scene.fwhm_px, usable=usable,
+        )  # fmt: skip
+    except AstrometryFailed as error:
+        notes.fail(error)
+        return None
+    notes.metrics |= solution.metrics
+    notes.metrics |= {
+        "astrom_rms_ra_mas": solution.rms_ra_mas,
+        "astrom_rms_dec_mas": solution.rms_dec_mas,
+        "astrom_shift_arcsec": solution.shift_arcsec,
+        "astrom_rotation_deg": solution.rotation_deg,
+        "astrom_order": float(solution.order),
+        "pixel_scale_arcsec": solution.pixel_scale_arcsec,
+    }
+    notes.say(
+        f"astrometry: {solution.n_matched} matches, rms {solution.rms_ra_mas:.0f} {solution.rms_dec_mas:.0f} mas, "
+        f"shift {solution.shift_arcsec:.1f} arcsec"
+    )
+    return solution
+
+
+def _mask(
+    inputs: ScienceInputs,
+    pixels: np.ndarray,
+    scene: measure.Scene,
+    readnoise: float,
+    wcs: WCS,
+    config: ScienceConfig,
+    notes: _Notes,
+) -> np.ndarray:
+    """Mask with radiation hits, tracks, ghosts and halos."""
+    stars = _bright_stars(inputs, wcs, config)
+    who = ccd_qid(inputs.split.rcid)
+    nominal = inputs.camera.approximate_wcs(*_boresight(inputs.primary), *who)
+    axis = nominal.world_to_pixel_values(*_boresight(inputs.primary))
+    mask = mask_artifacts(
+        pixels, scene.mask, scene.background.level, scene.gain, readnoise, scene.fwhm_px, config.masks, stars,
+        (float(axis[0]), float(axis[1])), inputs.camera.pixel_scale_arcsec,
+    )  # fmt: skip
+    for name, bit in (("spike", bits.SPIKE), ("track", bits.TRACK), ("ghost", bits.GHOST), ("halo", bits.HALO)):
+        notes.metrics[f"{name}_pixels"] = float(np.count_nonzero(mask & np.uint16(bit)))
+    notes.say(
+        f"{notes.metrics['spike_pixels']:.0f} pixels hit by radiation, {notes.metrics['track_pixels']:.0f} in tracks"
+    )
+    return mask
+
+
+def _bright_stars(inputs: ScienceInputs, wcs: WCS, config: ScienceConfig) -> np.ndarray:
+    """(n, 3) float64: x, y (pixels), magnitude of catalog stars that may throw ghosts or halos into the image."""
+    faintest = max((ghost.max_mag for ghost in config.masks.ghosts), default=-math.inf)
+    stars = inputs.gaia[inputs.gaia["gmag"] <= faintest]
+    if len(stars) == 0:
+        return np.empty((0, 3))
+    x, y = wcs.wcs_world2pix(stars["ra"], stars["dec"], 0)
+    ny, nx = inputs.split.pixels.shape
+    margin = config.bright_star_margin_px
+    near = (x > -margin) & (y > -margin) & (x < nx + margin) & (y < ny + margin)
+    return np.column_stack([x, y, stars["gmag"]])[near]
+
+
+def _psf_photometry(
+    scene: measure.Scene, config: ScienceConfig, notes: _Notes
+) -> tuple[PsfPhotometry | None, PsfModel | None]:
+    """PSF and the fit of all sources."""
+    notes.metrics["psf_possible"] = 0.0
+    notes.metrics["seeing_px"] = scene.fwhm_px
+    try:
+        psf = measure.model_psf(scene, config.photometry)
+    except PsfFailed as error:
+        notes.fail(error)
+        return None, None
+    photometry, psf = measure.fit_scene(scene, psf, config.photometry)
+    notes.metrics |= {
+        "psf_possible": 1.0,
+        "seeing_px": psf.fwhm_px,
+        "psf_stars": float(psf.n_stars),
+        "psf_error": psf.error,
+        "psf_flux_error": psf.flux_error,
+        "n_psfcat": float(len(photometry.catalog)),
+        "median_chi": float(np.median(photometry.catalog["chi"])) if len(photometry.catalog) else math.nan,
+    }
+    notes.say(
+        f"PSF of {psf.n_stars} stars, FWHM {psf.fwhm_px:.3f} px, error {100 * psf.error:.2f} %; "
+        f"{len(photometry.catalog)} sources fitted in {photometry.sweeps} sweeps"
+    )
+    return photometry, psf
+
+
+def _apertures(
+    scene: measure.Scene, photometry: PsfPhotometry | None, config: ScienceConfig, notes: _Notes
+) -> tuple[np.ndarray, np.ndarray]:
+    """Aperture catalog and the pixels of its detections."""
+    background = photometry.background if photometry else scene.background
+    settings = config.photometry
+    catalog, footprint = apertures.aperture_catalog(
+        scene.data, scene.usable, scene.mask, background, scene.gain, settings.apertures, settings.fit.edge_px
+    )
+    notes.metrics["n_sexcat"] = float(len(catalog))
+    notes.say(f"{len(catalog)} sources in the aperture catalog")
+    return catalog, footprint
+
+
+def _sky_positions(psfcat: np.ndarray | None, sexcat: np.ndarray, solution: AstrometricSolution | None) -> None:
+    """Right ascension and declination (deg) of the catalogs; they stay NaN without a solution."""
+    if solution is None:
+        return
+    if psfcat is not None and len(psfcat):
+        psfcat["ra"], psfcat["dec"] = solution.wcs.all_pix2world(psfcat["xpos"], psfcat["ypos"], 0)
+    if len(sexcat):
+        ra, dec = solution.wcs.all_pix2world(sexcat["XWIN_IMAGE"], sexcat["YWIN_IMAGE"], 0)
+        sexcat["ALPHAWIN_J2000"], sexcat["DELTAWIN_J2000"] = ra, dec
+
+
+def _zero_point(
+    psfcat: np.ndarray | None,
+    ps1: np.ndarray,
+    band: filters.Filter,
+    solution: AstrometricSolution | None,
+    config: ScienceConfig,
+    notes: _Notes,
+) -> Zeropoint | None:
+    """Tie the PSF magnitudes to PS1."""
+    notes.metrics["photcal_possible"] = 0.0
+    if psfcat is None or solution is None:
+        return None
+    try:
+        zp = zeropoint.calibrate(psfcat, ps1, band, config.zeropoint)
+    except PhotometryFailed as error:
+        notes.fail(error)
+        return None
+    notes.metrics |= {
+        "photcal_possible": 1.0,
+        "n_photcal_matches": float(zp.nmatches),
+        "zp_rms_mag": zp.magzprms,
+        "magzp": zp.magzp,
+        "magzpunc": zp.magzpunc,
+        "clrcoeff": zp.clrcoeff,
+    }
+    notes.say(f"zero point {zp.magzp:.3f} mag, rms {zp.magzprms:.3f} mag, {zp.nmatches} calibrators")
+    return zp
+
+
+def _aperture_corrections(
+    psfcat: np.ndarray | None, sexcat: np.ndarray, config: ScienceConfig, notes: _Notes
+) -> ApertureCorrections:
+    """PSF minus aperture magnitudes."""
+    empty = np.empty(0) if psfcat is None else psfcat
+    found = apertures.aperture_corrections(empty, sexcat, config.photometry.apertures)
+    notes.metrics["aperture_correction_stars"] = float(found.n_stars)
+    return found
+
+
+def _limits(
+    psfcat: np.ndarray | None,
+    psf: PsfModel | None,
+    background: Background,
+    gain: float,
+    zp: Zeropoint | None,
+    config: ScienceConfig,
+    notes: _Notes,
+) -> None:
+    """Seeing in arcsec and limiting magnitudes from catalog and formula."""
+    scale = notes.metrics.get("pixel_scale_arcsec", 1.012)
+    notes.metrics["seeing_arcsec"] = notes.metrics["seeing_px"] * scale
+    if psf is None or psfcat is None or zp is None:
+        return
+    formula = limits.limiting_flux_formula(background, psf, gain, config.maglim_snr)
+    catalog = limits.limiting_flux_catalog(psfcat, config.maglim_snr)
+    notes.metrics["maglim_formula_mag"] = zp.magzp - 2.5 * math.log10(formula)
+    if math.isfinite(catalog):
+        notes.metrics["maglim_catalog_mag"] = zp.magzp - 2.5 * math.log10(catalog)
+    notes.metrics["maglim_mag"] = notes.metrics.get("maglim_catalog_mag", notes.metrics["maglim_formula_mag"])
+    notes.say(f"limiting magnitude {notes.metrics['maglim_mag']:.2f}")
+
+
+def _mark_sources(mask: np.ndarray, footprint: np.ndarray, psfcat: np.ndarray | None) -> None:
+    """Set the two source bits."""
+    np.bitwise_or(mask, np.uint16(bits.SEXTRACTED), out=mask, where=footprint)
+    if psfcat is not None and len(psfcat):
+        ix = np.clip(np.rint(psfcat["xpos"]).astype(int), 0, mask.shape[1] - 1)
+        iy = np.clip(np.rint(psfcat["ypos"]).astype(int), 0, mask.shape[0] - 1)
+        mask[iy, ix] |= np.uint16(bits.PSF_SOURCE)
+
+
+def _count_pixels(mask: np.ndarray, notes: _Notes) -> None:
+    """Percentages of saturated and of bad pixels."""
+    notes.metrics["saturated_percent"] = 100.0 * np.count_nonzero(mask & np.uint16(bits.SATURATED)) / mask.size
+    notes.metrics["bad_percent"] = 100.0 * np.count_nonzero(mask & np.uint16(bits.HARD_BAD)) / mask.size
+
+
+def _header(
+    inputs: ScienceInputs,
+    who: cards.Identity,
+    band: filters.Filter,
+    solution: AstrometricSolution | None,
+    guess: WCS,
+    zp: Zeropoint | None,
+    corrections: ApertureCorrections,
+    saturate: float,
+    metrics: dict[str, float],
+    infobits: int,
+    status: int,
+) -> fits.Header:
+    """The complete header."""
+    header = cards.start(inputs.primary, inputs.split.header)
+    cards.set_photometry(header, zp, saturate, band.pcolor)
+    cards.set_apertures(header, corrections)
+    cards.set_identity(header, who)
+    cards.set_calibration_ids(header, inputs.bias.header, inputs.flat.header)
+    cards.set_quality(header, metrics, infobits, status)
+    if solution is not None:
+        cards.set_astrometry(header, solution.header)
+    else:
+        cards.set_nominal_wcs(header, guess)
+    return header
