@@ -56,4 +56,6 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         if result.differences:
             raise AirflowFailException("\n".join(result.differences))
 
-    manifest() >> settled() >> [references, report() >> account()]
+    complete = settled()
+    manifest() >> complete >> report() >> account()
+    complete >> references

@@ -27,7 +27,7 @@ with DAG(
         """Name the CCD files that this run is about."""
         return [entry["name"] for entry in get_current_context()["dag_run"].conf["files"]]
 
-    @task(map_index_template="{{ task.op_kwargs['filename'] }}")
+    @task
     def process_ccd(filename: str) -> None:
         """Ingest one CCD file, calibrate and difference its four quadrants, queue their alerts."""
         from ztfds.operations import realtime

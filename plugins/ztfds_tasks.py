@@ -80,8 +80,8 @@ def library_context() -> Context:
 
     places = Connection.get("ztfds_archive").extra_dejson
     kafka = Connection.get("ztfds_kafka").extra_dejson
-    dsn = PostgresHook("ztfds_postgres").get_uri()
-    return Context.build(dsn, {**places, "config": places.get("config_set")}, kafka)
+    uri = PostgresHook("ztfds_postgres").get_uri()  # names SQLAlchemy's driver, which libpq does not know
+    return Context.build(f"postgresql://{uri.split('://', 1)[1]}", places, kafka)
 
 
 @contextmanager

@@ -166,6 +166,26 @@ def publish(home: Home = DEFAULT_HOME) -> None:
     typer.echo(f"{done.sent} alerts sent, {done.found} found sent before, {done.waiting} wait")
 
 
+@app.command()
+def report(
+    date: Annotated[str, typer.Argument(metavar="NIGHT", help="UT date, YYYYMMDD.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write the summary of a night again, with what has changed since, and say where it is."""
+    from ztfds.operations.context import Context
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.operations.report import write_report
+    from ztfds.operations.services.state import load
+    from ztfds.survey.errors import ConfigurationError
+    from ztfds.survey.ids import nid_of_date
+
+    state = load(home)
+    if state is None:
+        raise ConfigurationError(f"no services were ever started in {home}")
+    context = Context.build(EmbeddedPostgres(home).dsn("ztf_pipeline"), state.places)
+    typer.echo(str(write_report(context, nid_of_date(date))))
+
+
 def main() -> NoReturn:
     """Run the command line; an error of the library ends with its message and its exit status, without a traceback."""
     try:

@@ -17,7 +17,7 @@ with DAG("exposure", schedule=PartitionedAtRuntime(), deadline=ALERTS_DUE, defau
         """Name the CCD files."""
         return [entry["name"] for entry in get_current_context()["dag_run"].conf["files"]]
 
-    @task(map_index_template="{{ task.op_kwargs['filename'] }}")
+    @task
     def process_ccd(filename: str) -> None:
         """Resolve the connections, as the real task does."""
         with library() as context:

@@ -78,6 +78,13 @@ def test_the_exposure_is_mapped_by_ccd_closed_in_any_case_and_has_a_deadline(par
     assert dag["deadlines"] == [600.0]
 
 
+def test_the_night_is_reported_and_accounted_for_after_everything_has_settled(parsed: dict[str, Any]) -> None:
+    tasks = parsed["dags"]["end_of_night"]["tasks"]
+    assert tasks["manifest"]["downstream"] == ["settled"]
+    assert tasks["settled"]["downstream"] == ["references", "report"]
+    assert tasks["report"]["downstream"] == ["account"]
+
+
 def test_waiting_holds_no_slot(parsed: dict[str, Any]) -> None:
     waiting = {
         task_id: task for dag in parsed["dags"].values() for task_id, task in dag["tasks"].items() if task["mode"]

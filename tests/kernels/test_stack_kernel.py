@@ -17,7 +17,7 @@ def run(samples, trim, kappa, floor):
     n, m = samples.shape
     mean, std, error = (np.empty(m, np.float32) for _ in range(3))
     to_sigma = 1 / order_statistic_distance(n, trim)
-    kept = clipped_stack(samples, sorting_network(n), trim, to_sigma, kappa, floor, 1.0, mean, std, error)
+    kept = clipped_stack(samples, sorting_network(n), trim, to_sigma, kappa, floor, 1.0, 1.0, mean, std, error)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_pixel = (std / error) ** 2
     return mean, std, np.where(error > 0, per_pixel, kept / m), kept / m
@@ -54,10 +54,11 @@ def test_order_statistics_agree_with_simulation(rng, n, trim):
 def test_clipping_response_undoes_the_bias_of_clipped_deviations(rng, n):
     samples = rng.normal(0, 3, (n, 40_000)).astype(np.float32)
     _, std, _, _ = run(samples, max(1, n // 6), 2.5, 0.0)
-    rms, median = clipping_response(n, 2.5)
+    rms, median, efficiency = clipping_response(n, 2.5)
     assert np.sqrt(np.mean(std**2)) / rms == pytest.approx(3, rel=0.01)
     assert np.median(std) / median == pytest.approx(3, rel=0.01)
     assert rms < 1
+    assert 1.0 < efficiency < 1.12
 
 
 def test_without_rejection_it_is_the_plain_mean_and_deviation(rng):

@@ -1,6 +1,7 @@
 """Fixtures of the operations' tests."""
 
+from broker import broker
 from embedded import database, postgres
 from tiny import context, mountain
 
-__all__ = ["context", "database", "mountain", "postgres"]
+__all__ = ["broker", "context", "database", "mountain", "postgres"]

@@ -53,7 +53,9 @@ def test_bias_and_flat_of_every_quadrant(context, mountain, night):
             assert image.data.shape == context.camera.quadrant_shape and image.cmask.dtype == np.uint16
             assert image.qa["n_frames"] == n and image.header["RCID"] == channel
             assert np.median(image.data) == pytest.approx(1.0 if fid else image.qa["mean"], abs=0.02 if fid else 1.0)
-            parents = db.fetch_all(context.dsn, "select 1 from product_parents where product_id = %s", (row["data_id"],))
+            parents = db.fetch_all(
+                context.dsn, "select 1 from product_parents where product_id = %s", (row["data_id"],)
+            )
             assert len(parents) == n + (1 if fid else 0)
 
 
@@ -127,7 +129,9 @@ def test_after_the_patience_what_never_came_is_missing(context, mountain, night)
     receive(context, mountain.files(science[0], 6)[0].name, None)
     assert not afternoon.settled(context, night, 1000.0)
     assert afternoon.settled(context, night, 0.0)
-    states = {f["filename"]: f["state"] for i in science for f in exposures.ccdfiles_of(context.dsn, _exposure(mountain, i))}
+    states = {
+        f["filename"]: f["state"] for i in science for f in exposures.ccdfiles_of(context.dsn, _exposure(mountain, i))
+    }
     assert sorted(states.values()) == ["missing", "missing", "missing", "quarantined"]
     assert exposures.find(context.dsn, _exposure(mountain, science[1]))["state"] == "missing"
     late = mountain.files(science[1], 6)[0]

@@ -159,7 +159,7 @@ def test_the_environment_of_airflow_is_decided_by_the_home_alone(
     assert found["OMP_NUM_THREADS"] == found["NUMBA_NUM_THREADS"] == "1"
     assert "PYTHONDONTWRITEBYTECODE" not in found
     extra = json.loads(found["AIRFLOW_CONN_ZTFDS_ARCHIVE"])["extra"]
-    assert {"home", "inbox", "archive", "quarantine", "catalogs", "camera", "config_set"} <= set(extra)
+    assert {"home", "inbox", "archive", "quarantine", "catalogs", "camera", "config"} <= set(extra)
     assert json.loads(found["AIRFLOW_CONN_ZTFDS_KAFKA"])["extra"] == {"bootstrap.servers": home.bootstrap_servers}
 
 

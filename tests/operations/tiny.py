@@ -32,9 +32,7 @@ class Mountain:
 
     def of_kind(self, kind: str, night: int | None = None) -> list[int]:
         """Indices of exposures of an image type (and night)."""
-        return [
-            i for i, e in enumerate(self.plan.exposures) if e.kind == kind and (night is None or e.night == night)
-        ]
+        return [i for i, e in enumerate(self.plan.exposures) if e.kind == kind and (night is None or e.night == night)]
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,7 @@ def outputs(value: float) -> Outputs:
     """Two files, a metric, and a row of another table."""
 
     def register(cursor, made):
-        cursor.execute(
-            "insert into object_names values (%s, 0, 0, 0, 0, %s, 2018)", (f"v{made.version}", made.version)
-        )
+        cursor.execute("insert into object_names values (%s, 0, 0, 0, 0, %s, 2018)", (f"v{made.version}", made.version))
 
     return Outputs(
         files=[

@@ -16,7 +16,16 @@ def record(candid, ra, dec, jd=JD, field=600, rcid=20, **more):
     for f in fields()[CANDIDATE]:
         row[f.name] = {"float": 1.5, "double": 2.5, "int": 3, "long": 4, "string": "text"}[f.kind]
     nid = int(jd - 2457754.5)
-    known = {"candid": candid, "ra": ra, "dec": dec, "jd": jd, "nid": nid, "field": field, "rcid": rcid, "pid": candid // 100}
+    known = {
+        "candid": candid,
+        "ra": ra,
+        "dec": dec,
+        "jd": jd,
+        "nid": nid,
+        "field": field,
+        "rcid": rcid,
+        "pid": candid // 100,
+    }
     return {**row, **known, "isdiffpos": "t", "programid": 1, "fid": 1, **more}
 
 
@@ -103,7 +112,8 @@ def _difference(cursor, number, ra, dec, jd, field=600, rcid=20, status=1):
 def test_coverage_finds_the_images_that_hold_a_position(database, rng):
     with db.transaction(database.pipeline) as cursor:
         images = [
-            _difference(cursor, i, 180 + rng.uniform(-2, 2), 45 + rng.uniform(-2, 2), JD - i, rcid=i) for i in range(1, 60)
+            _difference(cursor, i, 180 + rng.uniform(-2, 2), 45 + rng.uniform(-2, 2), JD - i, rcid=i)
+            for i in range(1, 60)
         ]
         images.append(_difference(cursor, 99, 180.0, 45.0, JD - 0.5, rcid=0, status=0))
         ra, dec = 180 + rng.uniform(-0.3, 0.3, 20), 45 + rng.uniform(-0.3, 0.3, 20)

@@ -11,7 +11,15 @@ from ztfds.survey.errors import ConfigurationError, ReferenceMissing
 from ztfds.survey.states import CcdState, ExposureState
 
 EXPOSURE, T0 = "ztf_20181202300000", datetime(2018, 12, 2, 7, 12, tzinfo=UTC)
-BASE = {"exposure": EXPOSURE, "nid": 700, "field": 600, "filtercode": "zg", "imgtype": "o", "obsjd": 2458454.8, "expected": 2}
+BASE = {
+    "exposure": EXPOSURE,
+    "nid": 700,
+    "field": 600,
+    "filtercode": "zg",
+    "imgtype": "o",
+    "obsjd": 2458454.8,
+    "expected": 2,
+}
 
 
 def _ccd(cursor, ccdid, state="ingested", **more):

@@ -43,7 +43,9 @@ def test_detections_of_one_image_at_one_place_share_the_name_whatever_the_order(
     names = _associate(database.pipeline, ra, dec, candid)
     assert names[0] == names[1] != names[2]
     assert _associate(database.pipeline, ra[::-1], dec[::-1], candid[::-1]) == names[::-1]
-    assert db.fetch_one(database.reader, "select candid from object_names where objectid = %s", (names[0],))["candid"] == 1
+    assert (
+        db.fetch_one(database.reader, "select candid from object_names where objectid = %s", (names[0],))["candid"] == 1
+    )
 
 
 @pytest.mark.parametrize("dec", [-30.0, 41.8103, 89.9998])

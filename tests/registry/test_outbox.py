@@ -65,7 +65,9 @@ def test_acknowledged_alerts_are_sent_and_stay_sent(database):
         assert outbox.acknowledge(cursor, {1: (0, 17), 2: (1, 5)}) == [EXPOSURE]
         assert outbox.acknowledge(cursor, {1: (9, 99)}) == []
         assert outbox.requeue(cursor, batch) == 1
-    found = db.fetch_all(database.reader, "select candid, state, kafka_partition, kafka_offset from alert_outbox order by 1")
+    found = db.fetch_all(
+        database.reader, "select candid, state, kafka_partition, kafka_offset from alert_outbox order by 1"
+    )
     assert [tuple(row.values()) for row in found] == [
         (1, "sent", 0, 17),
         (2, "sent", 1, 5),
@@ -76,7 +78,14 @@ def test_acknowledged_alerts_are_sent_and_stay_sent(database):
 
 def test_exposure_is_published_when_its_last_alert_is_acknowledged(database):
     with db.transaction(database.pipeline) as cursor:
-        values = {"exposure": EXPOSURE, "nid": 700, "field": 600, "filtercode": "zg", "imgtype": "o", "obsjd": 2458454.8}
+        values = {
+            "exposure": EXPOSURE,
+            "nid": 700,
+            "field": 600,
+            "filtercode": "zg",
+            "imgtype": "o",
+            "obsjd": 2458454.8,
+        }
         exposures.register_exposure(cursor, {**values, "expected": 1})
         cursor.execute("update exposures set processed = '2018-12-02 08:00:00+00'")
     queue(database.pipeline, alerts(2))

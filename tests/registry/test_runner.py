@@ -57,7 +57,9 @@ def test_the_same_provenance_is_skipped(dsn, tmp_path):
     first = one_step.run(dsn, tmp_path)
     again = one_step.run(dsn, tmp_path, words="only the wording differs")
     assert again.skipped and again.value is None and again.provenance_id == first.provenance_id
-    assert {k: r["product_id"] for k, r in again.products.items()} == {k: r["product_id"] for k, r in first.products.items()}
+    assert {k: r["product_id"] for k, r in again.products.items()} == {
+        k: r["product_id"] for k, r in first.products.items()
+    }
     assert _count(dsn, "products") == 2 and _count(dsn, "jobs") == 1
 
 

@@ -53,7 +53,8 @@ class AstrometricSolution:
 
     Attributes
     ----------
-    wcs : astropy WCS, TPV; `all_pix2world(x, y, 0)` and `all_world2pix(ra, dec, 0)`.
+    wcs : astropy WCS, TPV; `all_pix2world(x, y, 0)` and `all_world2pix(ra, dec, 0)`. Write `header`, not
+        `wcs.to_header()`: astropy drops the PV terms of the latter unless relaxed.
     header : cards to put into the image header: the WCS, and ASTROMN, ASTCHI2, ASTRRMS1/2 (deg) as in the archive.
     order : polynomial order of the fitted correction; above it the distortion is the header's own.
     n_matched : Gaia stars matched at S/N >= `min_snr`; n_fitted : those in the fit after clipping.
@@ -185,7 +186,7 @@ def _pointing(guess: WCS, shape: tuple[int, int]) -> Pointing:
     gx, gy = (g.ravel() for g in np.meshgrid(steps, steps))
     try:
         ra, dec = guess.all_pix2world(np.append(gx * half + x0, x0), np.append(gy * half + y0, y0), 0)
-    except Exception as error:  # wcslib raises many kinds, all of them say that the header is no use
+    except (ValueError, ArithmeticError) as error:  # wcslib's errors are ValueErrors
         raise AstrometryFailed(f"the header's WCS cannot be evaluated: {error}".splitlines()[0]) from error
     if not (np.isfinite(ra).all() and np.isfinite(dec).all() and np.abs(dec).max() <= 90.0):
         raise AstrometryFailed("the header's WCS gives no position for parts of the image")

@@ -57,8 +57,11 @@ def order_statistic_distance(n: int, trim: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def clipping_response(n: int, kappa: float) -> tuple[float, float]:
-    """What the clipped stack makes of unit normal noise: root mean square and median of the standard deviations it gives.
+def clipping_response(n: int, kappa: float) -> tuple[float, float, float]:
+    """What the clipped stack makes of unit normal noise.
+
+    Returns the root mean square and the median of the standard deviations that it gives, and the true scatter of its
+    mean over the standard error that follows from the corrected deviation and the number of kept samples.
 
     Rejecting the tails makes the deviations too small, and few frames make their distribution skew. Both are measured
     with the stacking kernel itself on a fixed set of 65,536 x n normal numbers: good to 0.2 %.
@@ -66,10 +69,11 @@ def clipping_response(n: int, kappa: float) -> tuple[float, float]:
     samples = np.random.default_rng(20170917).standard_normal((n, 65_536), np.float32)
     mean, std, error = (np.empty(samples.shape[1], np.float32) for _ in range(3))
     kernels.clipped_stack(
-        samples, kernels.sorting_network(n), trim_of(n), 1.0 / order_statistic_distance(n, trim_of(n)), kappa, 0.0, 1.0,
+        samples, kernels.sorting_network(n), trim_of(n), 1.0 / order_statistic_distance(n, trim_of(n)), kappa, 0.0, 1.0, 1.0,
         mean, std, error,
     )  # fmt: skip
-    return float(np.sqrt(np.mean(std.astype(np.float64) ** 2))), float(np.median(std))
+    rms = float(np.sqrt(np.mean(std.astype(np.float64) ** 2)))
+    return rms, float(np.median(std)), float(mean.std() / np.sqrt(np.mean((error / rms).astype(np.float64) ** 2)))
 
 
 def trim_of(n: int) -> int:
@@ -107,7 +111,7 @@ def stack_frames(n: int, shape: tuple[int, int], fill: FillBlock, config: StackC
     trim = trim_of(n)
     network = kernels.sorting_network(n)
     to_sigma = 1.0 / order_statistic_distance(n, trim)
-    rms, median = clipping_response(n, config.clip_sigma)
+    rms, median, efficiency = clipping_response(n, config.clip_sigma)
     mean, std, error = (np.empty(ny * nx, np.float32) for _ in range(3))
     samples = np.empty((n, min(config.block_rows, ny) * nx), np.float32)
     kept = 0
@@ -120,17 +124,9 @@ def stack_frames(n: int, shape: tuple[int, int], fill: FillBlock, config: StackC
             fill(k, rows, samples[k].reshape(count, nx))
         flat = slice(first * nx, rows.stop * nx)
         kept += kernels.clipped_stack(
-            samples,
-            network,
-            trim,
-            to_sigma,
-            config.clip_sigma,
-            sigma_floor,
-            1.0 / rms,
-            mean[flat],
-            std[flat],
-            error[flat],
-        )
+            samples, network, trim, to_sigma, config.clip_sigma, sigma_floor, 1.0 / rms, efficiency,
+            mean[flat], std[flat], error[flat],
+        )  # fmt: skip
     noise = float(np.median(std[::_NOISE_STEP])) * rms / median
     rejected = 1.0 - kept / (n * ny * nx)
     return Stack(mean.reshape(shape), std.reshape(shape), error.reshape(shape), noise, rejected)

@@ -135,7 +135,7 @@ class AstrometryConfig(StepConfig):
 
 
 class FilterCalibration(StepConfig):
-    """What the photometric calibration of one filter should give."""
+    """What the photometric calibration of one filter should give (limits of zero points: `survey.bits.CLOUDY_LIMITS`)."""
 
     nominal_color_coefficient: float = Field(
         description="Colour coefficient, mag/mag, where stars are too few to fit it."
@@ -144,32 +144,23 @@ class FilterCalibration(StepConfig):
         default=0.05, gt=0, description="1 sigma of the nominal coefficient, mag/mag."
     )
     color_coefficient_range: tuple[float, float] = Field(
-        description="Outside this range, mag/mag, the filter in the header is doubted."
+        description="Outside this range, mag/mag, the filter named in the header is doubted."
     )
     color_range: tuple[float, float] = Field(description="Calibrators' colours, mag: the colour term is linear here.")
-    clear_zeropoint: float = Field(
-        description="Zero point, mag, of a clear sky at airmass 0: published upper cut of the archive's cautionary notes."
-    )
-    extinction: float = Field(ge=0, description="Atmospheric extinction, mag per airmass, of the same notes.")
-    max_rms: float = Field(gt=0, description="Scatter, mag, above which clouds are suspected (same notes).")
-    min_calibrators: int = Field(ge=0, description="Calibrators below which clouds are suspected (same notes).")
 
 
 def _filters() -> dict[str, FilterCalibration]:
     return {
         "zg": FilterCalibration(
-            nominal_color_coefficient=-0.06, color_coefficient_range=(-0.30, 0.20),
-            color_range=(0.0, 1.6), clear_zeropoint=26.7, extinction=0.20, max_rms=0.06, min_calibrators=80,
+            nominal_color_coefficient=-0.06, color_coefficient_range=(-0.30, 0.20), color_range=(0.0, 1.6)
         ),
         "zr": FilterCalibration(
-            nominal_color_coefficient=0.10, color_coefficient_range=(-0.15, 0.35),
-            color_range=(0.0, 1.6), clear_zeropoint=26.65, extinction=0.15, max_rms=0.05, min_calibrators=120,
+            nominal_color_coefficient=0.10, color_coefficient_range=(-0.15, 0.35), color_range=(0.0, 1.6)
         ),
         "zi": FilterCalibration(
-            nominal_color_coefficient=0.0, color_coefficient_range=(-0.35, 0.35),
-            color_range=(-0.1, 1.2), clear_zeropoint=26.0, extinction=0.07, max_rms=0.06, min_calibrators=100,
+            nominal_color_coefficient=0.0, color_coefficient_range=(-0.35, 0.35), color_range=(-0.1, 1.2)
         ),
-    }  # fmt: skip
+    }
 
 
 class ZeropointConfig(StepConfig):
@@ -190,18 +181,15 @@ class ZeropointConfig(StepConfig):
     min_isolated: int = Field(
         default=60,
         ge=0,
-        description="With fewer isolated calibrators the isolation is relaxed: better crowded ones than none.",
+        description="With fewer isolated calibrators the least crowded ones fill up to this number: the fit is robust "
+        "against some blends, not against lack of stars.",
     )
-    min_sgscore: float = Field(
-        default=0.5, ge=0, le=1, description="Star/galaxy score above which a PS1 object is a star."
-    )
-    bright_mag: float = Field(
-        default=13.5, description="Brightest PS1 magnitude used: saturation in 30 s and in PS1 itself."
-    )
+    min_sgscore: float = Field(default=0.5, ge=0, le=1, description="Score above which a PS1 object is a star.")
+    bright_mag: float = Field(default=13.5, description="Brightest PS1 magnitude used: saturation, here and in PS1.")
     faint_mag: float = Field(default=19.5, description="Faintest PS1 magnitude used: the catalog's errors grow beyond.")
     min_snr: float = Field(default=20.0, gt=0, description="Lowest S/N of a calibrator's PSF flux.")
     relaxed_snr: float = Field(
-        default=7.0, gt=0, description="Lowest S/N when `min_snr` leaves fewer than `min_for_color`."
+        default=7.0, gt=0, description="Lowest S/N when `min_snr` leaves fewer than `min_for_color` calibrators."
     )
     intrinsic_scatter_mag: float = Field(
         default=0.01, gt=0, description="Scatter of stars about a linear colour term, mag, added to each star's error."
@@ -210,26 +198,22 @@ class ZeropointConfig(StepConfig):
     min_matches: int = Field(default=5, ge=2, description="Fewer calibrators than this: no photometric calibration.")
     min_for_color: int = Field(
         default=15,
-        ge=5,
-        description="Fewer calibrators than this: the colour coefficient is held at its nominal value.",
+        ge=3,
+        description="Fewer calibrators than this: the colour coefficient is held near its nominal value.",
     )
     min_color_spread_mag: float = Field(
-        default=0.10,
-        ge=0,
-        description="Colour rms, mag, below which the colour coefficient is held at its nominal value.",
+        default=0.10, ge=0, description="Colour rms, mag, below which the coefficient is held near its nominal value."
     )
+    max_scatter_mag: float = Field(default=0.5, gt=0, description="Scatter, mag, above which no calibration is served.")
     spatial_grid: int = Field(default=4, ge=1, description="Cells per axis of the map of median residuals.")
     max_spatial_mag: float = Field(
-        default=0.05,
-        gt=0,
-        description="Median residual of a cell, mag, above which patchy clouds or a bad flat are reported.",
+        default=0.05, gt=0, description="Median residual of a cell, mag, that hints at patchy clouds or a bad flat."
     )
     max_extinction_mag: float = Field(
-        default=0.6, gt=0, description="Zero point this much, mag, below that of a clear sky is reported as clouds."
+        default=0.6, gt=0, description="Zero point this much, mag, below the clear sky's upper limit hints at clouds."
     )
 
     @classmethod
     def tiny(cls) -> ZeropointConfig:
         """Values for the tiny camera: some tens of calibrators."""
-        few = {code: f.model_copy(update={"min_calibrators": 10}) for code, f in _filters().items()}
-        return cls(filters=few, spatial_grid=2, min_isolated=20)
+        return cls(spatial_grid=2, min_isolated=20, min_for_color=8)

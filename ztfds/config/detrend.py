@@ -205,7 +205,7 @@ class MaskConfig(StepConfig):
     """Artefacts of a science image."""
 
     hit_fwhm_factor: float = Field(
-        default=0.9,
+        default=0.87,
         gt=0,
         le=1,
         description="the sharpest plausible PSF is this times the measured FWHM: leaves room for its variation over "

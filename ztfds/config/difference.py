@@ -13,7 +13,7 @@ class ReferenceConfig(StepConfig):
 
     min_inputs: int = Field(6, ge=1, description="Fewest input images: fewer leave outliers in the co-add.")
     max_inputs: int = Field(15, ge=1, description="Most input images, the sharpest: more make it deeper but blunter.")
-    max_seeing_arcsec: float = Field(4.0, gt=0, description="Widest FWHM of an input, arcsec.")
+    max_seeing_px: float = Field(4.0, gt=0, description="Widest FWHM of an input, px (of 1.012 arcsec).")
     min_maglim: float = Field(18.0, description="Brightest 5-sigma limit of an input, mag: cloud and twilight.")
     max_zeropoint_rms: float = Field(0.08, gt=0, description="Largest MAGZPRMS of an input, mag: patchy cloud.")
     max_zeropoint_deviation: float = Field(
@@ -56,7 +56,7 @@ class ReferenceConfig(StepConfig):
             background_box_px=64,
             photometry=PhotometryConfig.tiny(),
             min_sources=5,
-            max_seeing_arcsec=5.0,
+            max_seeing_px=5.0,
             max_fwhm_px=5.0,
         )
 
@@ -78,8 +78,12 @@ class CandidateConfig(StepConfig):
     fit_reach_px: float = Field(2.0, gt=0, description="Farthest a fit may move from its peak, px.")
     aperture_diameter_px: float = Field(14.0, gt=0, description="Diameter of magap, px.")
     aperture_big_diameter_px: float = Field(18.0, gt=0, description="Diameter of magapbig, px.")
-    sky_inner_px: float = Field(10.0, gt=0, description="Inner radius of the local-sky annulus, px: outside magapbig.")
-    sky_outer_px: float = Field(20.0, gt=0, description="Outer radius of the local-sky annulus, px.")
+    sky_inner_px: float = Field(
+        15.0,
+        gt=0,
+        description="Inner radius of the local-sky annulus, px: beyond hosts and wings (checked on real alerts).",
+    )
+    sky_outer_px: float = Field(30.0, gt=0, description="Outer radius of the local-sky annulus, px.")
     cutout_px: int = Field(63, ge=11, description="Side of the cutouts, odd, px.")
     gaia_radius_arcsec: float = Field(90.0, gt=0, description="Search radius for the nearest Gaia sources, arcsec.")
     gaia_bright_mag: float = Field(14.0, description="Faint limit of 'bright' Gaia sources, G mag.")

@@ -51,7 +51,7 @@ class PsfConfig(StepConfig):
         0.75, gt=0, le=1, description="Brightest pixel of a PSF star over SATURATE: the last part is not linear."
     )
     max_stars: int = Field(
-        250, ge=10, description="PSF stars used at most: beyond, the model's errors are not statistical."
+        160, ge=10, description="PSF stars used at most: beyond, the model's errors are not statistical."
     )
     wanted_stars: int = Field(25, ge=3, description="With fewer isolated stars the limits are relaxed.")
     min_stars: int = Field(3, ge=1, description="With fewer stars there is no PSF.")

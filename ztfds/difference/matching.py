@@ -9,10 +9,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ztfds.config.difference import DifferenceConfig
-from ztfds.config.photometry import BackgroundConfig
 from ztfds.difference.subtract import Tile, which_tile
 from ztfds.kernels import zogy as kernels
-from ztfds.photometry.background import Background, estimate
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +242,7 @@ def _robust_fit(design: np.ndarray, shift: np.ndarray, error: np.ndarray) -> tup
     """
     keep = np.ones(shift.size, bool)
     scatter = 1.4826 * float(np.median(np.abs(shift - np.median(shift)))) + 1e-3
-    coefficients = np.zeros(design.shape[1])
+    coefficients: np.ndarray = np.zeros(design.shape[1])
     for _ in range(6):
         sigma = np.sqrt(error**2 + scatter**2)
         weighted = design[keep] / sigma[keep, None]
@@ -274,10 +272,31 @@ def _extra_scatter(residual: np.ndarray, error: np.ndarray) -> float:
 
 def residual_sky(
     new: np.ndarray, ref: np.ndarray, gain: float, bad: np.ndarray, config: DifferenceConfig
-) -> Background:
-    """Smooth sky that new has more than gain x ref: stars cancel in the difference, so that crowding does not bias it."""
-    settings = BackgroundConfig(box_px=config.background_box_px)
-    return estimate(new - np.float32(gain) * ref, ~bad, settings)
+) -> np.ndarray:
+    """Smooth sky that new has more than gain x ref: stars cancel in the difference, so that crowding does not bias it.
+
+    Returns
+    -------
+    (ny / box, nx / box, rounded up) float32, DN
+        Clipped median of each box of `background_box_px`; empty boxes take the median of all.
+    """
+    box = config.background_box_px
+    step = 1 if box < 128 else 2
+    residual = np.where(bad, np.float32(np.nan), new - np.float32(gain) * ref)
+    mesh = np.full((-(-new.shape[0] // box), -(-new.shape[1] // box)), np.nan, np.float32)
+    for at in np.ndindex(*mesh.shape):
+        part = residual[at[0] * box : (at[0] + 1) * box : step, at[1] * box : (at[1] + 1) * box : step]
+        values = part[np.isfinite(part)]
+        if values.size >= 100:
+            mesh[at] = _clipped_median(values)
+    known = mesh[np.isfinite(mesh)]
+    return np.where(np.isfinite(mesh), mesh, np.median(known) if known.size else 0).astype(np.float32)
+
+
+def _clipped_median(values: np.ndarray) -> float:
+    """Median of the values within 3 robust sigmas of their median."""
+    low, middle, high = np.percentile(values, (15.9, 50.0, 84.1))
+    return float(np.median(values[np.abs(values - middle) <= 1.5 * (high - low)])) if high > low else float(middle)
 
 
 def psf_error(

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy.io import fits
 
 from ztfds.config.difference import DifferenceConfig
 from ztfds.difference.matching import StarMatch, Warp, fit_warp, match_stars, residual_sky, select_stars
@@ -13,8 +14,17 @@ from ztfds.difference.products import DifferenceInputs
 from ztfds.difference.subtract import Tile, tile_cores, with_margin
 from ztfds.kernels import resample as resample_kernels
 from ztfds.kernels import zogy as kernels
-from ztfds.reference.grid import CoarseGrid, coarse_grid, resample_image, resample_mask, resample_nearest, wcs_of
+from ztfds.reference.grid import (
+    CoarseGrid,
+    coarse_grid,
+    number,
+    resample_image,
+    resample_mask,
+    resample_nearest,
+    wcs_of,
+)
 from ztfds.survey import bits
+from ztfds.survey.errors import BadDifference
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +136,8 @@ def _warped(grid: CoarseGrid, warp: Warp) -> CoarseGrid:
 def make_tiles(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> list[Tile]:
     """Tiles with the two local PSFs at their centres."""
     science, reference = inputs.science, inputs.reference
-    if reference.psf is None:
-        raise ValueError("a reference without PSF cannot be subtracted")
+    if reference.psf is None or science.psf is None:
+        raise BadDifference("science image and reference both need a PSF to be subtracted")
     tiles = []
     for core in tile_cores(grid.shape, config):
         y, x = 0.5 * (core[0] + core[1] - 1), 0.5 * (core[2] + core[3] - 1)
@@ -152,20 +162,24 @@ def _match(
 ) -> StarMatch:
     """Matching stars of the two images."""
     science = inputs.science
+    psfcat = science.psfcat
+    if psfcat is None:
+        raise BadDifference("the science image has no PSF catalog")
     hole = ~np.isfinite(ref.pixels)
     ref.pixels[hole] = 0
     bad = bad_new | ((ref.mask & bits.HARD_BAD) != 0)
-    header = science.header
-    saturate, magzp = float(header.get("SATURATE", np.inf)), float(header.get("MAGZP", np.nan))
-    rows = select_stars(science.psfcat, science.pixels, bad, saturate, magzp, config)
-    match = match_stars(new, ref.pixels, science.psfcat, rows, tiles, config)
+    saturate, magzp = (
+        number(science.header, name, default) for name, default in (("SATURATE", np.inf), ("MAGZP", np.nan))
+    )
+    rows = select_stars(psfcat, science.pixels, bad, saturate, magzp, config)
+    match = match_stars(new, ref.pixels, psfcat, rows, tiles, config)
     ref.pixels[hole] = np.nan
     return match
 
 
 def _expected_gain(inputs: DifferenceInputs) -> float:
     """Science DN per reference DN from the zero points."""
-    new, ref = (float(h.get("MAGZP", np.nan)) for h in (inputs.science.header, inputs.reference.header))
+    new, ref = (number(h, "MAGZP", np.nan) for h in (inputs.science.header, inputs.reference.header))
     return float(10 ** (0.4 * (new - ref)))
 
 
@@ -187,7 +201,7 @@ def _join(
     missing = ~np.isfinite(ref.pixels)
     bad_ref = ((ref.mask & bits.HARD_BAD) != 0) | missing
     ref.pixels[missing] = 0
-    mesh = residual_sky(new, ref.pixels, gain, bad_new | bad_ref, config).mesh_level
+    mesh = residual_sky(new, ref.pixels, gain, bad_new | bad_ref, config)
     both = np.empty(new.shape, np.bool_)
     kernels.match_and_patch(new, ref.pixels, bad_new, bad_ref, mesh, config.background_box_px, gain, both)
     resample_kernels.fill_holes(new, both, config.fill_rings)
@@ -234,10 +248,9 @@ def grown_bad(mask: np.ndarray, bad: np.ndarray, config: DifferenceConfig) -> np
     return grown
 
 
-def pixel_variance(pixels: np.ndarray, header: object) -> np.ndarray:
+def pixel_variance(pixels: np.ndarray, header: fits.Header) -> np.ndarray:
     """Variance of each pixel of a science image from photons and read noise: p / gain + (read noise / gain)^2, DN^2."""
-    get = header.get  # type: ignore[attr-defined]
-    gain, noise = float(get("GAIN", 6.2)), float(get("READNOI", 10.0))
+    gain, noise = number(header, "GAIN", 6.2), number(header, "READNOI", 10.0)
     out = np.maximum(pixels, 0) / np.float32(gain)
     out += np.float32((noise / gain) ** 2)
     return out

@@ -39,12 +39,12 @@ class CalibratedImage(Protocol):
         """Header with WCS and photometric calibration."""
 
     @property
-    def psfcat(self) -> np.ndarray:
-        """PSF catalog, positions 0-based."""
+    def psfcat(self) -> np.ndarray | None:
+        """PSF catalog, positions 0-based; None where there is no PSF."""
 
     @property
-    def psf(self) -> Psf:
-        """Point-spread function."""
+    def psf(self) -> Psf | None:
+        """Point-spread function; None where there is none."""
 
     @property
     def background(self) -> Sky:

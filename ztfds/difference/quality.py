@@ -78,6 +78,7 @@ def verdict(qa: dict[str, float], config: DifferenceConfig) -> str:
     """Why the difference is bad; empty when it is good."""
     gain_error = abs(2.5 * np.log10(qa["gain"] / qa["expected_gain"])) if qa["gain"] > 0 else np.inf
     rules = (
+        (not np.isfinite(qa["diffmaglim"]), "no zero point"),
         (not np.isfinite(qa["gain"]), "no flux scale: too few matching stars and no zero points"),
         (gain_error > config.gain_tolerance_mag, f"flux scale off the zero points' by {gain_error:.2f} mag"),
         (qa["bad_fraction"] > config.max_bad_fraction, f"{100 * qa['bad_fraction']:.0f} % of the pixels are unusable"),

@@ -18,7 +18,7 @@ from ztfds.difference.products import DifferenceInputs, DifferenceProducts
 from ztfds.difference.score import RB_VERSION, real_bogus
 from ztfds.difference.subtract import Subtraction, subtract
 from ztfds.kernels import zogy as kernels
-from ztfds.reference.grid import wcs_of
+from ztfds.reference.grid import number, wcs_of
 from ztfds.survey import bits, ids
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def run(inputs: DifferenceInputs, config: DifferenceConfig) -> DifferenceProduct
 
     Raises
     ------
-    ValueError
-        The reference has no PSF.
+    BadDifference
+        Science image or reference has no PSF, or they have no pixel in common.
     """
     prepared = prepare(inputs, config)
     subtraction = subtract(prepared.new, prepared.ref, prepared.var_new, prepared.var_ref, prepared.tiles)
@@ -122,7 +122,7 @@ def _measured_images(
         psfs=subtraction.psfs,
         sigma_diff=quality.robust_sigma(subtraction.diff[quality.SAMPLE][blank]),
         sigma_score=quality.robust_sigma(subtraction.score[quality.SAMPLE][blank]),
-        magzp=float(inputs.science.header.get("MAGZP", np.nan)),
+        magzp=number(inputs.science.header, "MAGZP", np.nan),
     )
 
 
@@ -158,7 +158,7 @@ def _candidates(inputs: DifferenceInputs, images: MeasuredImages, peaks: Peaks, 
     wcs = wcs_of(inputs.science.header)
     table["ra"], table["dec"] = wcs.all_pix2world(table["x"], table["y"], 0)
     reference = inputs.reference
-    magzp = float(reference.header.get("MAGZP", np.nan))
+    magzp = number(reference.header, "MAGZP", np.nan)
     neighbours.add_reference(table, reference.psfcat, magzp, pixel_scale_arcsec(wcs))
     neighbours.add_gaia(table, inputs.gaia, config)
     neighbours.add_ps1(table, inputs.ps1, config)
@@ -236,7 +236,7 @@ def _header(inputs: DifferenceInputs, qa: dict[str, float], reason: str) -> fits
         ("WARPPX", qa["warp_px"], "residual warp measured from stars [pixels]"),
         ("PSFERR", qa["psf_error"], "relative error of PSFs and flux scale"),
         ("SCORWID", qa["scorr_width_raw"], "width of Scorr on blank sky, before scaling"),
-        ("NFRAMES", int(inputs.reference.header.get("NFRAMES", 0)), "frames in the reference"),
+        ("NFRAMES", int(number(inputs.reference.header, "NFRAMES", 0)), "frames in the reference"),
         ("DIFSTAT", 0 if reason else 1, "difference usable: 0 = bad; 1 = good"),
         ("DIFREASN", reason[:60], "why bad"),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-BINS = 1024  # histogram cells of one box
+BINS = 512  # histogram cells of one box
 SPAN = 8.0  # the histogram covers +- SPAN rough sigmas about the rough median
+BIG_BOX = 96  # from this side on every other row is enough
 SAMPLE = 512  # pixels that give the rough median and sigma
 
 
@@ -85,6 +86,7 @@ def box_statistics(
     """
     ny, nx = pixels.shape
     counts = np.empty(BINS, np.float64)
+    stride = 2 if box >= BIG_BOX else 1
     sample = np.empty(SAMPLE, np.float32)
     for b in range(level.shape[0]):
         for a in range(level.shape[1]):
@@ -101,16 +103,17 @@ def box_statistics(
             start = centre - SPAN * rough
             step = 2.0 * SPAN * rough / BINS
             counts[:] = 0.0
-            inverse = 1.0 / step
+            inverse, lowest = np.float32(1.0 / step), np.float32(start)
             used = 0
-            for j in range(y0, y1):
+            for j in range(y0, y1, stride):
+                row, good = pixels[j], usable[j]
                 for i in range(x0, x1):
-                    if usable[j, i]:
-                        k = (pixels[j, i] - start) * inverse
-                        if k >= 0.0 and k < BINS:
-                            counts[int(k)] += 1.0
+                    if good[i]:
+                        k = int((row[i] - lowest) * inverse)
+                        if k >= 0 and k < BINS:
+                            counts[k] += 1.0
                             used += 1
-            if used < least:
+            if used * stride < least:
                 continue
             median, mean, spread = _clip_histogram(counts, start, step, clip)
             skewed = abs(mean - median) > 0.3 * spread
@@ -135,36 +138,44 @@ def mesh_value(mesh: np.ndarray, box: int, x: float, y: float) -> float:
     return (1.0 - fv) * lower + fv * upper
 
 
-@njit("void(f4[:, ::1], i8, i8, f4[::1])", cache=True, nogil=True)
-def mesh_row(mesh: np.ndarray, box: int, y: int, row: np.ndarray) -> None:
-    """Fill `row` with the bilinear mesh values of image row y."""
+@njit("void(f4[:, ::1], i8, i8, f4[::1], f4[::1])", cache=True, nogil=True)
+def mesh_row(mesh: np.ndarray, box: int, y: int, nodes: np.ndarray, row: np.ndarray) -> None:
+    """Fill `row` with the bilinear mesh values of image row y; `nodes` is work space, one value per mesh column."""
     nb, na = mesh.shape
     v = min(max((y + 0.5) / box - 0.5, 0.0), nb - 1.0)
     b = int(v)
     b1 = min(b + 1, nb - 1)
     fv = np.float32(v - b)
-    for i in range(row.size):
-        u = min(max((i + 0.5) / box - 0.5, 0.0), na - 1.0)
-        a = int(u)
-        a1 = min(a + 1, na - 1)
-        fu = np.float32(u - a)
-        lower = mesh[b, a] + fu * (mesh[b, a1] - mesh[b, a])
-        upper = mesh[b1, a] + fu * (mesh[b1, a1] - mesh[b1, a])
-        row[i] = lower + fv * (upper - lower)
+    for a in range(na):
+        nodes[a] = mesh[b, a] + fv * (mesh[b1, a] - mesh[b, a])
+    # between two box centres the row is a straight line
+    half = 0.5 * (box - 1)
+    begin = 0
+    for a in range(-1, na):
+        end = row.size if a == na - 1 else min(row.size, int(np.floor(half + (a + 1) * box)) + 1)
+        left, right = nodes[max(a, 0)], nodes[min(a + 1, na - 1)]
+        step = (right - left) / np.float32(box)
+        first = left + step * np.float32(begin - (half + a * box))
+        part = row[begin:end]
+        for i in range(part.size):
+            part[i] = first + step * np.float32(i)
+        begin = max(begin, end)
 
 
 @njit("void(f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
 def mesh_image(mesh: np.ndarray, box: int, out: np.ndarray) -> None:
     """Fill a whole image with the bilinear map of a mesh."""
+    nodes = np.empty(mesh.shape[1], np.float32)
     for j in range(out.shape[0]):
-        mesh_row(mesh, box, j, out[j])
+        mesh_row(mesh, box, j, nodes, out[j])
 
 
 @njit("void(f4[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
 def subtract_mesh(pixels: np.ndarray, usable: np.ndarray, mesh: np.ndarray, box: int, out: np.ndarray) -> None:
     """out = pixels - map where usable, 0 elsewhere (so that bad pixels say "no light" to linear filters)."""
-    row = np.empty(pixels.shape[1], np.float32)
+    row, nodes = np.empty(pixels.shape[1], np.float32), np.empty(mesh.shape[1], np.float32)
     for j in range(pixels.shape[0]):
-        mesh_row(mesh, box, j, row)
-        for i in range(pixels.shape[1]):
-            out[j, i] = pixels[j, i] - row[i] if usable[j, i] else np.float32(0.0)
+        mesh_row(mesh, box, j, nodes, row)
+        source, good, target = pixels[j], usable[j], out[j]
+        for i in range(row.size):
+            target[i] = source[i] - row[i] if good[i] else np.float32(0.0)

@@ -8,6 +8,13 @@ from numba import njit
 from .background import mesh_value
 
 
+@njit("void(f4[::1], f4[::1], f4)", cache=True, nogil=True, fastmath=True, inline="always")
+def _add_scaled(target: np.ndarray, source: np.ndarray, factor: float) -> None:
+    """target += factor * source."""
+    for i in range(target.size):
+        target[i] += factor * source[i]
+
+
 @njit("void(f4[:, ::1], f4[::1], i8, f4[:, ::1])", cache=True, nogil=True, fastmath=True)
 def lowered_filter(pixels: np.ndarray, taps: np.ndarray, half_box: int, out: np.ndarray) -> None:
     """Separable smoothing minus the mean of a square box: a matched filter with zero sum (Stetson 1987, PASP 99, 191).
@@ -24,42 +31,31 @@ def lowered_filter(pixels: np.ndarray, taps: np.ndarray, half_box: int, out: np.
     """
     ny, nx = pixels.shape
     h = taps.size // 2
-    columns = np.zeros(nx, np.float64)
+    columns = np.zeros(nx + 2 * half_box, np.float32)
     line = np.zeros(nx + 2 * h, np.float32)
-    area = 1.0 / ((2 * half_box + 1) * (2 * half_box + 1))
-    for j in range(min(half_box, ny)):
-        for i in range(nx):
-            columns[i] += pixels[j, i]
+    middle, inner = columns[half_box : half_box + nx], line[h : h + nx]
+    share = np.float32(-1.0 / ((2 * half_box + 1) * (2 * half_box + 1)))
     for j in range(ny):
-        top, bottom = j + half_box, j - half_box - 1
-        if top < ny:
-            for i in range(nx):
-                columns[i] += pixels[top, i]
-        if bottom >= 0:
-            for i in range(nx):
-                columns[i] -= pixels[bottom, i]
-        line[h : h + nx] = np.float32(0.0)
+        if j % 64 == 0:
+            # afresh now and then: float32 sums of added and subtracted rows drift
+            middle[:] = np.float32(0.0)
+            for jj in range(max(0, j - half_box), min(ny, j + half_box + 1)):
+                _add_scaled(middle, pixels[jj], np.float32(1.0))
+        else:
+            if j + half_box < ny:
+                _add_scaled(middle, pixels[j + half_box], np.float32(1.0))
+            if j - half_box - 1 >= 0:
+                _add_scaled(middle, pixels[j - half_box - 1], np.float32(-1.0))
+        inner[:] = np.float32(0.0)
         for t in range(-h, h + 1):
-            jj = j + t
-            if jj >= 0 and jj < ny:
-                weight = taps[t + h]
-                for i in range(nx):
-                    line[i + h] += weight * pixels[jj, i]
-        for i in range(nx):
-            out[j, i] = np.float32(0.0)
+            if j + t >= 0 and j + t < ny:
+                _add_scaled(inner, pixels[j + t], taps[t + h])
+        row = out[j]
+        row[:] = np.float32(0.0)
         for t in range(2 * h + 1):
-            weight = taps[t]
-            for i in range(nx):
-                out[j, i] += weight * line[i + t]
-        total = 0.0
-        for i in range(min(half_box, nx)):
-            total += columns[i]
-        for i in range(nx):
-            if i + half_box < nx:
-                total += columns[i + half_box]
-            if i - half_box - 1 >= 0:
-                total -= columns[i - half_box - 1]
-            out[j, i] -= np.float32(total * area)
+            _add_scaled(row, line[t : t + nx], taps[t])
+        for t in range(2 * half_box + 1):
+            _add_scaled(row, columns[t : t + nx], share)
 
 
 @njit(
@@ -176,6 +172,7 @@ def adaptive_moments(
     xx, yy, xy : float64, pixels^2, filled here; NaN where the iteration fails
     """
     ny, nx = data.shape
+    along = np.empty(48, np.float64)
     for s in range(xs.size):
         x, y, variance = xs[s], ys[s], start * start
         mxx = myy = mxy = total = np.nan
@@ -185,12 +182,15 @@ def adaptive_moments(
             x0, x1 = max(0, int(np.ceil(x - radius))), min(nx - 1, int(np.floor(x + radius)))
             y0, y1 = max(0, int(np.ceil(y - radius))), min(ny - 1, int(np.floor(y + radius)))
             s0 = sx = sy = sxx = syy = sxy = norm = 0.0
+            for i in range(x0, x1 + 1):
+                along[i - x0] = np.exp(-0.5 * (i - x) * (i - x) / variance)
             for j in range(y0, y1 + 1):
+                across = np.exp(-0.5 * (j - y) * (j - y) / variance)
                 for i in range(x0, x1 + 1):
                     if not usable[j, i]:
                         continue
                     dx, dy = i - x, j - y
-                    w = np.exp(-0.5 * (dx * dx + dy * dy) / variance)
+                    w = across * along[i - x0]
                     norm += w * w
                     v = w * data[j, i]
                     s0 += v

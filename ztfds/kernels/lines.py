@@ -115,7 +115,7 @@ def radon_half(table: np.ndarray, other: np.ndarray, rows: int, columns: int) ->
     nogil=True,
     error_model="numpy",
 )
-def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[float, int, int, float]:
+def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[np.floating, int, int, float]:
     """The line of the largest sum over square root of its number of cells.
 
     Parameters
@@ -161,7 +161,7 @@ def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[f
                     best = v
                     best_slope = s
                     best_start = x
-    return best, best_slope, best_start
+    return best, best_slope, best_start, np.sqrt(squares / max(considered, 1))
 
 
 @njit(

@@ -105,7 +105,7 @@ def _cut_window(
 )
 def _sharpest(
     window: np.ndarray, sky_variance: float, tests: np.ndarray, ratios: np.ndarray, gain: float, excess_sigmas: float
-) -> tuple[float, int, int]:
+) -> tuple[np.floating, int, int]:
     """Significance of the most significant test in the middle of a window, its number and its reach along the line."""
     zero = np.float32(0)
     half = np.float32(0.5)

@@ -55,14 +55,24 @@ def local_psf(
     span = int(OVERSAMPLING * (reach + 1.5)) + 4
     j0, j1 = max(0, CENTRE - span), min(NODES, CENTRE + span + 1)
     i0, i1 = j0 // OVERSAMPLING, min(HALF_NODES, j1 // OVERSAMPLING + 1)
+    terms = phased.shape[0]
+    t1, t2, t3 = np.float32(phi[1]), np.float32(phi[2]), np.float32(phi[3])
+    t4, t5 = np.float32(phi[4]), np.float32(phi[5])
     for p in range(OVERSAMPLING):
         for j in range(j0, j1):
-            for i in range(i0, i1):
-                local[p, j, i] = phased[0, p, j, i]
-            for k in range(1, phased.shape[0]):
-                term = np.float32(phi[k])
-                for i in range(i0, i1):
-                    local[p, j, i] += term * phased[k, p, j, i]
+            target, c0 = local[p, j, i0:i1], phased[0, p, j, i0:i1]
+            if terms == 6:
+                c1, c2, c3 = phased[1, p, j, i0:i1], phased[2, p, j, i0:i1], phased[3, p, j, i0:i1]
+                c4, c5 = phased[4, p, j, i0:i1], phased[5, p, j, i0:i1]
+                for i in range(target.size):
+                    target[i] = c0[i] + t1 * c1[i] + t2 * c2[i] + t3 * c3[i] + t4 * c4[i] + t5 * c5[i]
+            elif terms == 3:
+                c1, c2 = phased[1, p, j, i0:i1], phased[2, p, j, i0:i1]
+                for i in range(target.size):
+                    target[i] = c0[i] + t1 * c1[i] + t2 * c2[i]
+            else:
+                for i in range(target.size):
+                    target[i] = c0[i]
 
 
 @njit(
@@ -97,47 +107,39 @@ def render(
     bx, by = int(np.floor(fx)), int(np.floor(fy))
     spline_weights(fx - bx, wx, dx)
     spline_weights(fy - by, wy, dy)
-    first = by - 1
+    # row j of the work space belongs to node row by - 1 + j; nodes bx - 1 .. bx + 2 lie in both phases in turn
     n_rows = OVERSAMPLING * (height - 1) + 4
+    n0, n1, n2, n3 = bx - 1, bx, bx + 1, bx + 2
+    q0, q1, q2, q3 = n0 % OVERSAMPLING, n1 % OVERSAMPLING, n2 % OVERSAMPLING, n3 % OVERSAMPLING
+    k0, k1, k2, k3 = n0 // OVERSAMPLING, n1 // OVERSAMPLING, n2 // OVERSAMPLING, n3 // OVERSAMPLING
+    a0, a1, a2, a3 = np.float32(wx[0]), np.float32(wx[1]), np.float32(wx[2]), np.float32(wx[3])
+    s = np.float32(-OVERSAMPLING)
+    e0, e1, e2, e3 = s * np.float32(dx[0]), s * np.float32(dx[1]), s * np.float32(dx[2]), s * np.float32(dx[3])
     for j in range(n_rows):
+        node = by - 1 + j
+        c0, c1 = local[q0, node, k0 : k0 + width], local[q1, node, k1 : k1 + width]
+        c2, c3 = local[q2, node, k2 : k2 + width], local[q3, node, k3 : k3 + width]
+        r0 = rows[0, j, :width]
         for i in range(width):
-            rows[0, j, i] = np.float32(0.0)
-        for p in range(4):
-            node = bx - 1 + p
-            phase, column = node % OVERSAMPLING, node // OVERSAMPLING
-            w = np.float32(wx[p])
+            r0[i] = a0 * c0[i] + a1 * c1[i] + a2 * c2[i] + a3 * c3[i]
+        if gradient:
+            r1 = rows[1, j, :width]
             for i in range(width):
-                rows[0, j, i] += w * local[phase, first + j, column + i]
-    if gradient:
-        for j in range(n_rows):
-            for i in range(width):
-                rows[1, j, i] = np.float32(0.0)
-            for p in range(4):
-                node = bx - 1 + p
-                phase, column = node % OVERSAMPLING, node // OVERSAMPLING
-                w = np.float32(-OVERSAMPLING * dx[p])
-                for i in range(width):
-                    rows[1, j, i] += w * local[phase, first + j, column + i]
+                r1[i] = e0 * c0[i] + e1 * c1[i] + e2 * c2[i] + e3 * c3[i]
+    w0, w1, w2, w3 = np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3])
+    d0, d1, d2, d3 = s * np.float32(dy[0]), s * np.float32(dy[1]), s * np.float32(dy[2]), s * np.float32(dy[3])
     for j in range(height):
         r = OVERSAMPLING * j
-        w0, w1, w2, w3 = np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3])
+        f0, f1, f2, f3 = rows[0, r, :width], rows[0, r + 1, :width], rows[0, r + 2, :width], rows[0, r + 3, :width]
+        v = value[j, :width]
         for i in range(width):
-            value[j, i] = w0 * rows[0, r, i] + w1 * rows[0, r + 1, i] + w2 * rows[0, r + 2, i] + w3 * rows[0, r + 3, i]
+            v[i] = w0 * f0[i] + w1 * f1[i] + w2 * f2[i] + w3 * f3[i]
         if gradient:
-            s = np.float32(-OVERSAMPLING)
-            d0, d1, d2, d3 = (
-                s * np.float32(dy[0]),
-                s * np.float32(dy[1]),
-                s * np.float32(dy[2]),
-                s * np.float32(dy[3]),
-            )
+            g0, g1, g2, g3 = rows[1, r, :width], rows[1, r + 1, :width], rows[1, r + 2, :width], rows[1, r + 3, :width]
+            vx, vy = value_x[j, :width], value_y[j, :width]
             for i in range(width):
-                value_x[j, i] = (
-                    w0 * rows[1, r, i] + w1 * rows[1, r + 1, i] + w2 * rows[1, r + 2, i] + w3 * rows[1, r + 3, i]
-                )
-                value_y[j, i] = (
-                    d0 * rows[0, r, i] + d1 * rows[0, r + 1, i] + d2 * rows[0, r + 2, i] + d3 * rows[0, r + 3, i]
-                )
+                vx[i] = w0 * g0[i] + w1 * g1[i] + w2 * g2[i] + w3 * g3[i]
+                vy[i] = d0 * f0[i] + d1 * f1[i] + d2 * f2[i] + d3 * f3[i]
 
 
 @njit("UniTuple(i8, 4)(f8, f8, f8, i8, i8)", cache=True, nogil=True, inline="always")
@@ -173,8 +175,9 @@ def _add(
     render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, False)
     amount = np.float32(flux)
     for j in range(height):
+        target, source = image[iy0 + j, ix0 : ix0 + width], value[j, :width]
         for i in range(width):
-            image[iy0 + j, ix0 + i] += amount * value[j, i]
+            target[i] += amount * source[i]
 
 
 @njit("void(f4[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], b1[::1], f8)", cache=True, nogil=True)

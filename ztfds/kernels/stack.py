@@ -55,7 +55,7 @@ def _sort_wires(wires: np.ndarray, network: np.ndarray, width: int) -> None:
 
 
 @njit(
-    "int64(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32, float32,"
+    "int64(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32, float32, float32,"
     " float32[::1], float32[::1], float32[::1])",
     cache=True,
     nogil=True,
@@ -70,6 +70,7 @@ def clipped_stack(
     kappa: float,
     sigma_floor: float,
     std_factor: float,
+    error_factor: float,
     mean: np.ndarray,
     std: np.ndarray,
     error: np.ndarray,
@@ -95,6 +96,8 @@ def clipped_stack(
         Smallest sigma, unit of the samples (quantised data can have a spread of zero).
     std_factor : float
         By which the deviation of the kept samples is multiplied, to undo what the clipping takes off normal noise.
+    error_factor : float
+        The same for the standard error, whose clipped mean scatters a little more than a plain one.
     mean, std, error : (m,) float32
         Written: mean, standard deviation (n - 1) of the kept samples, and the latter over the root of their number.
 
@@ -140,7 +143,7 @@ def clipped_stack(
             variance = max(squares[i] - shift * total[i], np.float32(0)) / max(c - one, one)
             deviation = std_factor * np.sqrt(variance)
             std[start + i] = deviation
-            error[start + i] = deviation / np.sqrt(c)
+            error[start + i] = error_factor * deviation / np.sqrt(c)
             kept_here += count[i]
         kept += int(kept_here)
     return kept

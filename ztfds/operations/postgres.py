@@ -46,6 +46,8 @@ DATABASE_OF_ROLE = {
 OWNER_OF_DATABASE = {"ztfds": "ztf_owner", "airflow": "airflow"}
 SERVER_USER = "ztfds-pg"
 ROOT_STATE = Path("/var/lib/ztfds-pg")
+PORT_PATIENCE_S = 5.0
+"""How long the former port is waited for after a kill."""
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -397,7 +399,7 @@ class EmbeddedPostgres:
     def _configure(self) -> None:
         """Write the settings; keep the former port if it is free, so that what clients remember stays true."""
         port = self.port
-        end = time.monotonic() + 5.0  # the children of a killed server hold its port for a moment
+        end = time.monotonic() + PORT_PATIENCE_S  # the children of a killed server hold its port for a moment
         while port is not None and not port_is_free(port) and time.monotonic() < end:
             time.sleep(0.05)
         if port is None or not port_is_free(port):

@@ -164,7 +164,7 @@ def _process(context: Context, files: Sequence[RawFile], out: Path, report: Repo
         early, late = split_epochs([file for file in files if file.name is not None and not file.name.is_calibration])
         stage("epoch", ingest_file, [(file.path,) for file in early])
         _close(context, early)
-        wanted = references.wanted(context, dates[-1]) if dates else []
+        wanted = references.wanted(context)
         stage("reference", build_reference, [(item["field"], item["rcid"], item["fid"]) for item in wanted])
         stage("science", ingest_file, [(file.path,) for file in late])
         _close(context, late)

@@ -10,17 +10,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
 from ztfds.config.base import StepConfig
-from ztfds.config.detrend import DetrendConfig, SplitConfig
-from ztfds.config.difference import DifferenceConfig
+from ztfds.config.detrend import SplitConfig
 from ztfds.config.photometry import ScienceConfig
 from ztfds.detrend.split import split
 from ztfds.difference import run as difference
-from ztfds.difference.products import DifferenceInputs, DifferenceProducts
+from ztfds.difference.products import CalibratedImage, DifferenceInputs, DifferenceProducts
 from ztfds.formats.raw import RawCcd, RawQuadrant, read_raw
 from ztfds.operations import alerting, storage
 from ztfds.operations.afternoon import read_calibration
@@ -35,7 +34,15 @@ from ztfds.registry.runner import Executed, Outputs, Registered, Runner
 from ztfds.science import run as science
 from ztfds.science.run import ScienceInputs, ScienceProducts
 from ztfds.survey import ids
-from ztfds.survey.errors import BadData, FilesMissing, ReferenceMissing, RetryLater, ServiceDown, ZtfdsError
+from ztfds.survey.errors import (
+    BadData,
+    BadDifference,
+    FilesMissing,
+    ReferenceMissing,
+    RetryLater,
+    ServiceDown,
+    ZtfdsError,
+)
 from ztfds.survey.states import CcdState, ExposureState
 
 log = logging.getLogger(__name__)
@@ -46,11 +53,10 @@ CATALOG_MARGIN_DEG = 0.15
 
 
 class CalibrateConfig(StepConfig):
-    """What determines a calibrated image: splitting, detrending and instrumental calibration together."""
+    """What determines a calibrated image: splitting and instrumental calibration together."""
 
     split: SplitConfig = Field(description="Overscan and linearity.")
-    detrend: DetrendConfig = Field(description="Applying bias and flat.")
-    science: ScienceConfig = Field(description="Instrumental calibration.")
+    science: ScienceConfig = Field(description="Detrending and instrumental calibration.")
 
 
 @dataclass(frozen=True)
@@ -269,7 +275,6 @@ def _calibrate(
             gaia=context.catalog.gaia(ra, dec, radius, jd),
             ps1=context.catalog.ps1(ra, dec, radius),
             camera=camera,
-            detrend=settings.detrend,
         )
         return science.run(inputs, settings.science)
 
@@ -278,7 +283,7 @@ def _calibrate(
         SCIENCE_STEP,
         subject,
         [Parent.of(parent), Parent.of(bias_row["data"]), Parent.of(flat_row["data"])],
-        CalibrateConfig(split=settings.split, detrend=settings.detrend, science=settings.science),
+        CalibrateConfig(split=settings.split, science=settings.science),
         compute,
         lambda made: Outputs(
             storage.science_files(made, place),
@@ -310,12 +315,14 @@ def _difference(
         made = calibrated.value or storage.read_science(
             context.archive, calibrated.products, settings.science.photometry
         )
+        if made.psf is None or made.psfcat is None:
+            raise BadDifference("the calibrated image has no PSF", rcid=rcid)
         ra, dec = context.camera.quadrant_centre_sky(
             float(raw.header["RAD"]), float(raw.header["DECD"]), raw.name.ccdid, rcid % 4 + 1
         )
         radius = context.camera.radius_deg() + CATALOG_MARGIN_DEG
         inputs = DifferenceInputs(
-            science=made,
+            science=cast(CalibratedImage, made),
             reference=storage.read_reference(context.archive, reference["products"]),
             gaia=context.catalog.gaia(ra, dec, radius, float(raw.header["OBSJD"])),
             ps1=context.catalog.ps1(ra, dec, radius),
@@ -334,13 +341,8 @@ def _difference(
         )
 
     parents = [*calibrated.parents, Parent.of(reference["products"]["refimg"])]
-    done = runner.execute(DIFFERENCE_STEP, subject, parents, _difference_config(context), compute, outputs)
+    done = runner.execute(DIFFERENCE_STEP, subject, parents, settings.difference, compute, outputs)
     return _judged(rcid, done.products["scimrefdiffimg"], alerts[0])
-
-
-def _difference_config(context: Context) -> DifferenceConfig:
-    """Settings that determine a difference image."""
-    return context.config.difference
 
 
 def _judged(rcid: int, image: Mapping[str, Any], alerts: int) -> Quadrant:

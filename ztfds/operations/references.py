@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def build(context: Context, field: int, rcid: int, fid: int, run_id: str | None 
         subject,
         [Parent(int(row["product_id"]), str(row["provenance_id"])) for row in chosen],
         config,
-        lambda: reference.run([_input(context, row) for row in chosen], config),
+        lambda: reference.run(_Inputs(context, chosen), config),
         lambda made: Outputs(
             storage.reference_files(made, place),
             made.status,
@@ -112,7 +113,28 @@ def build(context: Context, field: int, rcid: int, fid: int, run_id: str | None 
     return Built(int(row["rfid"]), int(row["status"]), row["reason"] or "", int(row["nframes"]), done.skipped)
 
 
-def _input(context: Context, row: dict[str, Any]) -> ReferenceInput:
+class _Inputs(Sequence[ReferenceInput]):
+    """The images of a reference, read when they are asked for, so that only one of them is in memory."""
+
+    def __init__(self, context: Context, rows: list[dict[str, Any]]) -> None:
+        self.context, self.rows = context, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, k: int) -> ReferenceInput: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> list[ReferenceInput]: ...
+
+    def __getitem__(self, k: int | slice) -> ReferenceInput | list[ReferenceInput]:
+        if isinstance(k, slice):
+            return [_read(self.context, row) for row in self.rows[k]]
+        return _read(self.context, self.rows[k])
+
+
+def _read(context: Context, row: dict[str, Any]) -> ReferenceInput:
     """One calibrated image with its mask."""
     best = products.best(context.dsn, row["dataset"])
     pixels, header = read_image(context.archive / best["sciimg"]["path"])

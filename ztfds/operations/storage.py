@@ -92,7 +92,7 @@ def science_files(made: ScienceProducts, place: Place) -> list[OutputFile]:
 
 def _psf(model: Any, path: Path) -> Written:
     """Write a PSF model."""
-    return write_psf(path, model.to_arrays())
+    return write_psf(path, model)
 
 
 def _path(archive: Path, rows: Mapping[str, Mapping[str, Any]], kind: str) -> Path:
@@ -153,14 +153,15 @@ def reference_files(made: ReferenceProducts, place: Place) -> list[OutputFile]:
     state = f"status {made.status}" + (f": {made.reason}" if made.reason else "")
     images = (("refimg", made.pixels), ("refcov", made.coverage), ("refunc", made.uncertainty), ("refmsk", made.mask))
     files = [OutputFile(kind, place(f"{kind}.fits"), partial(_image, data, made.header)) for kind, data in images]
-    files += [
+    files.append(OutputFile("refimlog", place("refimlog.txt"), partial(_text, [state, *lines])))
+    if made.psf is None:
+        return files
+    return [
+        *files,
         OutputFile("refpsfcat", place("refpsfcat.fits"), partial(_psfcat, made.psfcat, made.header)),
         OutputFile("refsexcat", place("refsexcat.fits"), partial(_table, made.sexcat, made.header)),
-        OutputFile("refimlog", place("refimlog.txt"), partial(_text, [state, *lines])),
+        OutputFile("refimgdao", place("refimgdao.psf"), partial(_psf, made.psf)),
     ]
-    if made.psf is not None:
-        files.append(OutputFile("refimgdao", place("refimgdao.psf"), partial(_psf, made.psf)))
-    return files
 
 
 def read_reference(archive: Path, rows: Mapping[str, Mapping[str, Any]]) -> ReferenceProducts:

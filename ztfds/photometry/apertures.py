@@ -158,10 +158,10 @@ def _auto(
     catalog["FLUX_AUTO"], catalog["FLUXERR_AUTO"] = flux, error
     catalog["FLAGS"] |= flag
     catalog["MAG_AUTO"], catalog["MAGERR_AUTO"] = magnitudes(flux, error)
-    half, _ = sep.flux_radius(data, x, y, 6.0 * a, 0.5, normflux=flux, mask=bad, subpix=5)
+    half, _ = sep.flux_radius(data, x, y, 6.0 * a, 0.5, normflux=flux, mask=bad, subpix=1)
     catalog["FLUX_RADIUS"] = half
     window = 2.0 / 2.35 * np.clip(half, 0.5, 20.0)
-    catalog["XWIN_IMAGE"], catalog["YWIN_IMAGE"], _ = sep.winpos(data, x, y, window, mask=bad)
+    catalog["XWIN_IMAGE"], catalog["YWIN_IMAGE"], _ = sep.winpos(data, x, y, window, mask=bad, subpix=1)
 
 
 def _fixed(

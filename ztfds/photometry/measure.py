@@ -96,7 +96,7 @@ def prepare(
     found = find_sources(data, data, usable, background, gain, fwhm, config.detection, config.detection.limit_snr)
     x, y, core = saturated_cores((mask & np.uint16(bits.SATURATED)) != 0)
     found = found[~saturated_positions(found, x, y, core)]
-    bright = found[np.arange(min(len(found), 20 * config.psf.max_stars))]
+    bright = found[np.arange(min(len(found), 30 * config.psf.max_stars))]
     shapes = measure_shapes(data, usable, bright, fwhm)
     log.info("%d detections, seeing %.2f px from %d stars, %d saturated stars", len(found), fwhm, n_stars, x.size)
     return Scene(data, usable, mask, background, gain, saturate, fwhm, found, shapes, np.c_[x, y, core])

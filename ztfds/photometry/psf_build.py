@@ -227,7 +227,7 @@ def _conjugate_gradient(
     product = float((remainder * shaped).sum())
     first = product
     for _ in range(iterations):
-        if product <= 1e-6 * first:
+        if product <= 1e-5 * first:
             break
         image = normal(direction)
         step = product / float((direction * image).sum())

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ztfds.config.photometry import PhotometryConfig
-from ztfds.photometry import measure
+from ztfds.photometry import apertures, measure
 from ztfds.reference.coadd import Coadd
 from ztfds.reference.products import Psf
 from ztfds.survey import bits
@@ -60,14 +60,20 @@ def measure_coadd(coadd: Coadd, wcs: WCS, saturate: float, config: PhotometryCon
     rms = scene.background.rms_dn
     photometry, psf = measure.fit_scene(scene, measure.model_psf(scene, config), config)
     psfcat = photometry.catalog
-    psfcat["ra"], psfcat["dec"] = wcs.all_pix2world(psfcat["xpos"], psfcat["ypos"], 0)
-    mask = mark_sources(coadd.mask, psfcat)
-    return Catalogs(psf, psfcat, np.zeros(0, psfcat.dtype), mask, rms)
+    sexcat, footprint = apertures.aperture_catalog(
+        scene.data, scene.usable, coadd.mask, photometry.background, coadd.gain, config.apertures, config.fit.edge_px
+    )
+    if len(psfcat):
+        psfcat["ra"], psfcat["dec"] = wcs.all_pix2world(psfcat["xpos"], psfcat["ypos"], 0)
+    if len(sexcat):
+        ra, dec = wcs.all_pix2world(sexcat["XWIN_IMAGE"], sexcat["YWIN_IMAGE"], 0)
+        sexcat["ALPHAWIN_J2000"], sexcat["DELTAWIN_J2000"] = ra, dec
+    return Catalogs(psf, psfcat, sexcat, mark_sources(coadd.mask, psfcat, footprint), rms)
 
 
-def mark_sources(mask: np.ndarray, psfcat: np.ndarray) -> np.ndarray:
-    """A copy of the mask with PSF_SOURCE set on the pixel of each source."""
-    out = mask.copy()
+def mark_sources(mask: np.ndarray, psfcat: np.ndarray, footprint: np.ndarray) -> np.ndarray:
+    """A copy of the mask with PSF_SOURCE on the pixel of each PSF source and SEXTRACTED on the aperture footprints."""
+    out = mask | np.where(footprint, np.uint16(bits.SEXTRACTED), np.uint16(0))
     y = np.clip(np.rint(psfcat["ypos"]).astype(int), 0, mask.shape[0] - 1)
     x = np.clip(np.rint(psfcat["xpos"]).astype(int), 0, mask.shape[1] - 1)
     out[y, x] |= np.uint16(bits.PSF_SOURCE)

@@ -17,7 +17,7 @@ from ztfds.kernels import coadd as kernels
 from ztfds.kernels import resample as resample_kernels
 from ztfds.kernels.stack import sorting_network
 from ztfds.photometry.background import estimate
-from ztfds.reference.grid import coarse_grid, resample_image, resample_mask, wcs_of
+from ztfds.reference.grid import coarse_grid, number, resample_image, resample_mask, wcs_of
 from ztfds.reference.products import ReferenceInput
 from ztfds.survey import bits
 from ztfds.survey.errors import MissingKeyword
@@ -121,7 +121,8 @@ def coadd(inputs: Sequence[ReferenceInput], wcs: WCS, shape: tuple[int, int], co
 def _frame(item: ReferenceInput, wcs: WCS, shape: tuple[int, int], config: ReferenceConfig) -> _Frame:
     """Sky out, holes bridged, resampled, scaled."""
     header = item.header
-    if header.get("MAGZP") is None:
+    magzp = number(header, "MAGZP", np.nan)
+    if not np.isfinite(magzp):
         raise MissingKeyword(f"{header.get('FILENAME', 'an input image')} has no MAGZP")
     hard = ((item.mask & (bits.HARD_BAD & ~bits.SATURATED)) != 0) | ~np.isfinite(item.pixels)
     bright = (item.mask & bits.SATURATED) != 0
@@ -129,7 +130,7 @@ def _frame(item: ReferenceInput, wcs: WCS, shape: tuple[int, int], config: Refer
     image = item.pixels - sky.level
     resample_kernels.fill_holes(image, hard, config.fill_rings)
     grid = coarse_grid(wcs, wcs_of(header), shape, config.grid_step_px)
-    scale = float(10 ** (-0.4 * (float(header["MAGZP"]) - config.reference_zeropoint_mag)))
+    scale = float(10 ** (-0.4 * (magzp - config.reference_zeropoint_mag)))
     pixels = resample_image(image, grid, scale)
     flags = np.where(hard, np.uint16(bits.NAN), np.uint16(0)) | np.where(
         bright, np.uint16(bits.SATURATED), np.uint16(0)
@@ -138,7 +139,7 @@ def _frame(item: ReferenceInput, wcs: WCS, shape: tuple[int, int], config: Refer
     pixels[(moved & bits.NAN) != 0] = np.nan
     saturated = ((moved & bits.SATURATED) != 0) & np.isfinite(pixels)
     return _Frame(pixels, saturated, scale, _sky_variance(sky.median_level, sky.rms_dn, header) * scale**2,
-                  float(header.get("GAIN", 6.2)) / scale)  # fmt: skip
+                  number(header, "GAIN", 6.2) / scale)  # fmt: skip
 
 
 def _sky_variance(level: float, measured: float, header: fits.Header) -> float:
@@ -146,7 +147,7 @@ def _sky_variance(level: float, measured: float, header: fits.Header) -> float:
 
     Where the sky was already taken out of the input, its level says nothing and the measured noise is used.
     """
-    gain, noise = float(header.get("GAIN", 6.2)), float(header.get("READNOI", 10.0))
+    gain, noise = number(header, "GAIN", 6.2), number(header, "READNOI", 10.0)
     expected = max(level, 0.0) / gain + (noise / gain) ** 2
     if not np.isfinite(measured) or measured <= 0:
         return expected

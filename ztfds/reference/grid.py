@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from astropy.io import fits
@@ -17,6 +18,12 @@ def wcs_of(header: fits.Header) -> WCS:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         return WCS(header)
+
+
+def number(header: fits.Header, keyword: str, default: float) -> float:
+    """A numeric card, or the default where it is absent or undefined."""
+    value = header.get(keyword)
+    return float(value) if isinstance(value, Real) else default
 
 
 @dataclass(frozen=True)

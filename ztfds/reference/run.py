@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from ztfds.config.difference import ReferenceConfig
 from ztfds.reference.catalogs import Catalogs, measure_coadd
 from ztfds.reference.coadd import Coadd, coadd
-from ztfds.reference.grid import wcs_of
+from ztfds.reference.grid import number, wcs_of
 from ztfds.reference.products import ReferenceInput, ReferenceProducts
 from ztfds.survey import bits
 from ztfds.survey.camera import FULL_SHAPE
@@ -22,7 +22,6 @@ from ztfds.survey.errors import PsfFailed
 
 log = logging.getLogger(__name__)
 
-PIXEL_SCALE_ARCSEC = 1.012
 WCS_CARD = re.compile(
     r"^(WCSAXES|CTYPE\d|CUNIT\d|CRVAL\d|CRPIX\d|CDELT\d|CD\d_\d|PC\d_\d|PV\d_\d+|LONPOLE|LATPOLE|RADESYS|EQUINOX)$"
 )
@@ -74,7 +73,7 @@ def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceP
         del item
     base = _base(headers, shapes)
     images = coadd(inputs, base.wcs, base.shape, config)
-    saturate = min(float(h.get("SATURATE", 5e4)) * s for h, s in zip(headers, images.scales, strict=True))
+    saturate = min(number(h, "SATURATE", 5e4) * s for h, s in zip(headers, images.scales, strict=True))
     try:
         catalogs: Catalogs | None = measure_coadd(images, base.wcs, saturate, config.photometry)
         reason = ""
@@ -119,7 +118,7 @@ def _base(headers: Sequence[fits.Header], shapes: Sequence[tuple[int, int]]) -> 
 
 def _values(headers: Sequence[fits.Header], keyword: str) -> np.ndarray:
     """Finite values of a keyword in the headers that have it."""
-    values = np.array([float(h[keyword]) for h in headers if h.get(keyword) is not None])
+    values = np.array([number(h, keyword, np.nan) for h in headers])
     return values[np.isfinite(values)]
 
 
@@ -157,7 +156,7 @@ def _header(
         ("MAGZPRMS", _middle(headers, "MAGZPRMS"), "median of the inputs [mag]"),
         ("CLRCOEFF", _middle(headers, "CLRCOEFF"), "median colour coefficient of the inputs"),
         ("CLRCOUNC", _middle(headers, "CLRCOUNC"), "median of the inputs"),
-        ("SEEING", PIXEL_SCALE_ARCSEC * fwhm if fwhm else None, 'FWHM of the co-add (")'),
+        ("SEEING", fwhm, "[pix] FWHM of the co-add"),
         ("SKYSIG", float(np.sqrt(images.sky_variance)), "noise of an empty pixel [DN]"),
         ("MAGLIM", _limit(images, catalogs, config), "5-sigma limit of PSF photometry [mag]"),
     )

@@ -54,7 +54,7 @@ def select(candidates: Sequence[Mapping[str, Any]], config: ReferenceConfig) -> 
     Parameters
     ----------
     candidates : sequence of mappings
-        Headers of science images, or rows with the same names in either case: SEEING (arcsec), MAGZP, MAGZPRMS,
+        Headers of science images, or rows with the same names in either case: SEEING (px), MAGZP, MAGZPRMS,
         CLRCOEFF, MAGLIM, OBSJD, STATUS, MEDSKY, SKYSIG (DN), ASTRRMS1, ASTRRMS2 (deg).
     config : ReferenceConfig
 
@@ -94,7 +94,7 @@ def _judge(table: dict[str, np.ndarray], k: int, config: ReferenceConfig) -> str
         (v["STATUS"] == 0, "not usable (STATUS 0)"),
         (math.isnan(v["SEEING"]) or math.isnan(v["MAGZP"]), "no seeing or no zero point"),
         (v["OBSJD"] < config.first_jd, f"JD {v['OBSJD']:.2f} is before {config.first_jd}"),
-        (v["SEEING"] > config.max_seeing_arcsec, f"seeing {v['SEEING']:.2f} arcsec"),
+        (v["SEEING"] > config.max_seeing_px, f"seeing {v['SEEING']:.2f} px"),
         (v["MAGLIM"] < config.min_maglim, f"limiting magnitude {v['MAGLIM']:.2f}"),
         (v["MAGZPRMS"] > config.max_zeropoint_rms, f"calibration scatter {v['MAGZPRMS']:.3f} mag"),
         (zeropoint > config.max_zeropoint_deviation, f"zero point {v['MAGZP']:.2f} is {zeropoint:.2f} mag off"),

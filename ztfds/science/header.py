@@ -14,11 +14,14 @@ from ztfds.photometry.zeropoint import Zeropoint
 from ztfds.survey import bits, ids
 from ztfds.survey.errors import MissingKeyword
 
-_DROPPED = (
-    "EXTNAME BZERO BSCALE BLANK CHECKSUM DATASUM XTENSION SIMPLE BITPIX NAXIS NAXIS1 NAXIS2 EXTEND PCOUNT GCOUNT TFIELDS "
-    "ZIMAGE WCSAXES CTYPE1 CTYPE2 CUNIT1 CUNIT2 CRVAL1 CRVAL2 CRPIX1 CRPIX2 CD1_1 CD1_2 CD2_1 CD2_2 PC1_1 PC1_2 PC2_1 PC2_2 "
-    "CDELT1 CDELT2 LONPOLE LATPOLE RADESYS EQUINOX WCSNAME MJDREF SATURATE"
-).split()
+_DROPPED = frozenset(
+    {
+        "EXTNAME", "BZERO", "BSCALE", "BLANK", "CHECKSUM", "DATASUM", "XTENSION", "SIMPLE", "BITPIX", "NAXIS", "NAXIS1",
+        "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "TFIELDS", "ZIMAGE", "WCSAXES", "CTYPE1", "CTYPE2", "CUNIT1", "CUNIT2",
+        "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2", "PC1_1", "PC1_2", "PC2_1", "PC2_2",
+        "CDELT1", "CDELT2", "LONPOLE", "LATPOLE", "RADESYS", "EQUINOX", "WCSNAME", "MJDREF", "SATURATE",
+    }
+)  # fmt: skip
 _NOTES = (
     "*** photometric-calibration keywords below are from PSF-fitting:",
     "*** will also be applicable to aperture measurements on point",
@@ -103,32 +106,18 @@ def set_nominal_wcs(header: fits.Header, wcs: WCS) -> None:
 
 
 def set_photometry(header: fits.Header, zeropoint: Zeropoint | None, saturate: float, pcolor: str) -> None:
-    """The photometric block; without a zero point only what does not need one."""
+    """The photometric block in the real order; without a zero point only what does not need one."""
     for k, note in enumerate(_NOTES, start=1):
         header[f"CALNOTE{k}"] = note
+    saturation = (saturate, "Saturation value in final science image [DN]")
+    block: dict[str, tuple[float | int | str, str]] = {"PCOLOR": (pcolor, "Calibrator color used for PSF-fit calibration")}
     if zeropoint is not None:
-        for keyword, value, comment in (
-            ("NMATCHES", int(zeropoint.nmatches), "Number of photometric calibrators used"),
-            ("MAGZP", zeropoint.magzp, "Magnitude zero point for PSF-photometry [mag]"),
-            ("MAGZPUNC", zeropoint.magzpunc, "Magnitude zero point uncertainty [mag]"),
-            ("MAGZPRMS", zeropoint.magzprms, "Magnitude zero point RMS deviation [mag]"),
-            ("CLRCOEFF", zeropoint.clrcoeff, "Color coefficient from linear fit"),
-            ("CLRCOUNC", zeropoint.clrcounc, "Color coefficient uncertainty from linear fit"),
-            ("ZPCLRCOV", zeropoint.zpclrcov, "Covariance in MAGZP and CLRCOEFF [mag^2]"),
-        ):
-            _set(header, keyword, value, comment)
-    header["PCOLOR"] = (pcolor, "Calibrator color used for PSF-fit calibration")
-    _set(header, "SATURATE", saturate, "Saturation value in final science image [DN]")
-    if zeropoint is not None:
-        for keyword, value, comment in (
-            ("ZPMED", zeropoint.zpmed, "Mag zero point from median of mag diffs [mag]"),
-            ("ZPAVG", zeropoint.zpavg, "Mag zero point from average of mag diffs [mag]"),
-            ("ZPRMSALL", zeropoint.zprmsall, "Mag zero point RMS from all mag diffs [mag]"),
-            ("CLRMED", zeropoint.clrmed, "Median calibrator color [mag]"),
-            ("CLRAVG", zeropoint.clravg, "Average calibrator color [mag]"),
-            ("CLRRMS", zeropoint.clrrms, "RMS in calibrator color [mag]"),
-        ):
-            _set(header, keyword, value, comment)
+        block = zeropoint.header()
+    for keyword, (value, comment) in block.items():
+        if not isinstance(value, float) or math.isfinite(value):
+            header[keyword] = (value, comment)
+        if keyword == "PCOLOR":
+            header["SATURATE"] = saturation
 
 
 def set_apertures(header: fits.Header, corrections: ApertureCorrections) -> None:

@@ -30,7 +30,6 @@ from ztfds.survey.errors import AstrometryFailed, BadData, PhotometryFailed, Psf
 logger = logging.getLogger(__name__)
 
 POINTING_DISAGREEMENT_DEG = 0.2  # a telescope readback further than this from the request is not believed
-SATURATION_SAMPLE = 1  # every pixel counts for the saturated percentage
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
     sexcat, footprint = _apertures(scene, photometry, config, notes)
     psfcat = photometry.catalog if photometry else None
     _sky_positions(psfcat, sexcat, solution)
-    zp = _zero_point(psfcat, inputs.ps1, band, solution, config, notes)
+    zp = _zero_point(inputs, psfcat, band, solution, config, notes)
     corrections = _aperture_corrections(psfcat, sexcat, config, notes)
     background = photometry.background if photometry else scene.background
     _limits(psfcat, psf, background, gain, zp, config, notes)
@@ -339,9 +338,15 @@ def _sky_positions(psfcat: np.ndarray | None, sexcat: np.ndarray, solution: Astr
         sexcat["ALPHAWIN_J2000"], sexcat["DELTAWIN_J2000"] = ra, dec
 
 
+def _positive(header: fits.Header, keyword: str, default: float) -> float:
+    """A positive number of the header, or the default."""
+    value = header.get(keyword)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else default
+
+
 def _zero_point(
+    inputs: ScienceInputs,
     psfcat: np.ndarray | None,
-    ps1: np.ndarray,
     band: filters.Filter,
     solution: AstrometricSolution | None,
     config: ScienceConfig,
@@ -352,18 +357,22 @@ def _zero_point(
     if psfcat is None or solution is None:
         return None
     try:
-        zp = zeropoint.calibrate(psfcat, ps1, band, config.zeropoint)
+        zp = zeropoint.calibrate(
+            psfcat, inputs.ps1, band, config.zeropoint, shape=inputs.split.pixels.shape,
+            airmass=_positive(inputs.primary, "AIRMASS", 1.0), exptime_s=_positive(inputs.primary, "EXPTIME", 30.0),
+        )  # fmt: skip
     except PhotometryFailed as error:
         notes.fail(error)
         return None
-    notes.metrics |= {
-        "photcal_possible": 1.0,
-        "n_photcal_matches": float(zp.nmatches),
-        "zp_rms_mag": zp.magzprms,
+    notes.metrics |= zp.metrics | {
         "magzp": zp.magzp,
         "magzpunc": zp.magzpunc,
         "clrcoeff": zp.clrcoeff,
+        "max_spatial_mag": zp.max_spatial_mag,
+        "doubts": float(len(zp.hints)),
     }
+    for hint in zp.hints:
+        notes.say(f"doubt: {hint}")
     notes.say(f"zero point {zp.magzp:.3f} mag, rms {zp.magzprms:.3f} mag, {zp.nmatches} calibrators")
     return zp
 

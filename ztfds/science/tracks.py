@@ -136,7 +136,7 @@ def _steep_line(view: np.ndarray, least: int) -> tuple[float, float, float]:
     table[:rows, n:] = view
     kernels.radon_half(table, np.zeros_like(table), rows, columns)
     sigma, slope, start, spread = kernels.best_line(table, rows, columns, least)
-    return sigma / max(spread, 1.0), float(start), start + slope * (rows - 1) / (n - 1)
+    return float(sigma) / max(spread, 1.0), float(start), start + slope * (rows - 1) / (n - 1)
 
 
 def _judge(
@@ -161,11 +161,8 @@ def _judge(
         )
         line = _shifted(line, d0, d1)
     strip = _strip(pixels, level, state, line)
-    for scale in _PIECE_SCALES:
-        seen = _seen_part(strip, noise, scale, config)
-        if seen is not None:
-            break
-    else:
+    seen = _best_part(strip, noise, config)
+    if seen is None:
         return None
     low, high, shown = seen
     part = strip[int(low * strip.shape[0]) : int(high * strip.shape[0])]
@@ -246,6 +243,17 @@ def _longest(pieces: np.ndarray, config: MaskConfig) -> tuple[int, int] | None:
     return best_interval
 
 
+def _best_part(strip: np.ndarray, noise: float, config: MaskConfig) -> tuple[float, float, float] | None:
+    """`_seen_part` with the shortest pieces that see at least four fifths of what the best length of piece sees.
+
+    Short pieces place the ends best; long ones see lines too faint for short ones.
+    """
+    found = [_seen_part(strip, noise, scale, config) for scale in _PIECE_SCALES]
+    parts = [part for part in found if part is not None]
+    longest = max((high - low for low, high, _ in parts), default=0.0)
+    return next((part for part in parts if part[1] - part[0] >= 0.8 * longest), None)
+
+
 def _seen_part(strip: np.ndarray, noise: float, scale: int, config: MaskConfig) -> tuple[float, float, float] | None:
     """Part of a strip in which the line is seen, as fractions of its length, and how much of it shows it; or None.
 
@@ -296,12 +304,7 @@ def _is_defect(line: Line, profile: np.ndarray, config: MaskConfig) -> bool:
 
 def _erase(cells: np.ndarray, ends: Line, track: Track | None, config: MaskConfig) -> None:
     """Set cells along a line to 0 so that the next search does not find it again."""
-    side = config.track_cell_px
-    if track is None:
-        line, half_width = ends, 1.5
-    else:
-        x0, y0, x1, y1 = (v / side - (side - 1) / (2.0 * side) for v in (track.x0, track.y0, track.x1, track.y1))
-        line, half_width = (x0, y0, x1, y1), track.half_width / side + 2.0
+    half_width = 1.5 if track is None else track.half_width / config.track_cell_px + 2.0
     gone = np.zeros(cells.shape, np.uint16)
-    kernels.paint_line(gone, 1, *line, half_width)
+    kernels.paint_line(gone, 1, *ends, half_width)
     cells[gone != 0] = 0.0

@@ -70,18 +70,9 @@ def connections(state: State, dsns: Mapping[str, str]) -> dict[str, str]:
     """Airflow Connections that tell the DAGs where things are, as environment variables.
 
     ``ztfds_postgres`` (the pipelines' role), ``ztfds_kafka`` (extra: the client's configuration, empty where no broker can be
-    run) and ``ztfds_archive`` (extra: home, roots, inbox, archive, quarantine, catalogs, camera, config_set).
+    run) and ``ztfds_archive`` (extra: home, roots, inbox, archive, quarantine, catalogs, camera, config).
     """
-    settings = state.settings
-    archive = {
-        "home": str(state.home),
-        "roots": state.roots,
-        **state.roots,
-        "quarantine": str(state.home / "archive" / "quarantine"),
-        "catalogs": settings.catalogs or str(state.home / "catalogs"),
-        "camera": settings.camera,
-        "config_set": settings.config_set,
-    }
+    archive = {**state.places, "roots": state.roots}
     kafka = {} if "kafka" in state.notes else {"bootstrap.servers": state.bootstrap_servers}
     return {
         "AIRFLOW_CONN_ZTFDS_POSTGRES": dsns["ztf_pipeline"],

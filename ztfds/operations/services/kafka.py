@@ -135,11 +135,11 @@ def _run(command: list[str], environment: dict[str, str], purpose: str, timeout_
 
 def jar_folder(home: Path) -> Path:
     """Folder where the jars are kept: the user's cache, or the home folder where the cache cannot be written."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ztfds"
     try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ztfds"
         cache.mkdir(parents=True, exist_ok=True)
         writable = os.access(cache, os.W_OK)
-    except OSError:
+    except (OSError, RuntimeError):  # not ours to write, or a user without a home
         writable = False
     return (cache if writable else home / "kafka") / f"kafka-{version()}"
 
@@ -182,7 +182,10 @@ def ensure_jars(home: Path, java: Path) -> Path:
 
 def _has_repository() -> bool:
     """Whether Maven can keep its own cache below the home folder that the user database names (Java does not ask HOME)."""
-    account_home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    try:
+        account_home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:  # a container's user without an entry
+        return False
     repository = account_home / ".m2"
     return os.access(repository if repository.exists() else account_home, os.W_OK)
 

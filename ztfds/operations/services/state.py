@@ -130,6 +130,19 @@ class State:
         """Folders of the survey's files by purpose."""
         return {name: str(self.home / name) for name in ("inbox", "archive")}
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Folders, camera and settings by the names that `Context.build` knows."""
+        settings = self.settings
+        return {
+            "home": str(self.home),
+            **self.roots,
+            "quarantine": str(self.home / "archive" / "quarantine"),
+            "catalogs": settings.catalogs or str(self.home / "catalogs"),
+            "camera": settings.camera,
+            "config": settings.config_set,
+        }
+
     def save(self) -> None:
         """Write the state, readable by its owner alone, in one atomic step."""
         with _guard:

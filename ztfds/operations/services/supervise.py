@@ -85,7 +85,10 @@ def start(service: Service) -> Process:
     # The child outlives this process on purpose; telling Popen it is over keeps it from warning about that.
     child.returncode = 0
     logger.info("%s started, pid %d", service.name, child.pid)
-    return Process(child.pid, psutil.Process(child.pid).create_time())
+    process = Process(child.pid, psutil.Process(child.pid).create_time())
+    # The kernel shows the new environment a moment after the program has been replaced; until then `stop` would not see it.
+    wait_until(lambda: bool(_mark(child.pid)) or not alive(process), 5.0, pause_s=0.002)
+    return process
 
 
 def alive(process: Process | None) -> bool:

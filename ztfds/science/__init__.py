@@ -1,0 +1,1 @@
+"""Instrumental calibration of one quadrant: from split pixels to a calibrated image with mask and catalogs."""
