@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astrometric_scenes import FULL, TINY, Scene, gaia_table, make_scene, make_wcs, matrix
 from astropy.io import fits
 from astropy.wcs import WCS
-from astrometric_scenes import FULL, TINY, Scene, gaia_table, make_scene, make_wcs, matrix
 
 from ztfds.astrometry.quality import residuals
 from ztfds.astrometry.solve import AstrometricSolution, solve
@@ -43,7 +43,7 @@ def test_tiny_quadrants_with_pointing_errors(seed):
     check_pairs(scene, solution)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_full_quadrants_from_clouds_to_crowds(seed):
     """30 to 4000 stars over 52 arcmin, distortions of the real camera's size."""
     rng = np.random.default_rng(100 + seed)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astrometric_scenes import FULL, make_wcs, matrix, random_distortion
 from astropy.io import fits
 from astropy.wcs import WCS
-from astrometric_scenes import FULL, make_wcs, matrix, random_distortion
 
 from ztfds.astrometry.plane import separation_arcsec, to_plane, to_sky
 from ztfds.astrometry.tpv import PV_INDEX, TERMS, Distortion, design, least_squares, n_terms

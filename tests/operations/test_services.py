@@ -155,7 +155,7 @@ def test_the_environment_of_airflow_is_decided_by_the_home_alone(
     assert found["AIRFLOW_HOME"] == str(home.home / "airflow")
     assert found["AIRFLOW_CONN_SMTP_DEFAULT"] == "smtp://localhost:25"
     assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("postgresql+psycopg2://airflow:")
-    assert found["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] == "1"
+    assert int(found["AIRFLOW__CORE__PARALLELISM"]) > airflow.slots()
     assert found["OMP_NUM_THREADS"] == found["NUMBA_NUM_THREADS"] == "1"
     assert "PYTHONDONTWRITEBYTECODE" not in found
     extra = json.loads(found["AIRFLOW_CONN_ZTFDS_ARCHIVE"])["extra"]

@@ -180,7 +180,7 @@ def test_no_calibration_is_said_so(rng):
         calibrate(nowhere, sky.ps1, by_code("zg"), CONFIG)
     wild = sky.psfcat.copy()
     wild["mag"] += rng.uniform(-3, 3, len(wild))
-    with pytest.raises(PhotometryFailed, match="scatter|agree"):
+    with pytest.raises(PhotometryFailed, match=r"scatter|agree"):
         calibrate(wild, sky.ps1, by_code("zg"), CONFIG)
     with pytest.raises(PhotometryFailed, match="no calibration is declared"):
         calibrate(sky.psfcat, sky.ps1, by_code("zg"), ZeropointConfig(filters={}))

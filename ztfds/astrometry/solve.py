@@ -53,8 +53,7 @@ class AstrometricSolution:
 
     Attributes
     ----------
-    wcs : astropy WCS, TPV; `all_pix2world(x, y, 0)` and `all_world2pix(ra, dec, 0)`. Write `header`, not
-        `wcs.to_header()`: astropy drops the PV terms of the latter unless relaxed.
+    wcs : astropy WCS, TPV; `all_pix2world(x, y, 0)` and `all_world2pix(ra, dec, 0)`.
     header : cards to put into the image header: the WCS, and ASTROMN, ASTCHI2, ASTRRMS1/2 (deg) as in the archive.
     order : polynomial order of the fitted correction; above it the distortion is the header's own.
     n_matched : Gaia stars matched at S/N >= `min_snr`; n_fitted : those in the fit after clipping.

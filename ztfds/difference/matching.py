@@ -281,22 +281,10 @@ def residual_sky(
         Clipped median of each box of `background_box_px`; empty boxes take the median of all.
     """
     box = config.background_box_px
-    step = 1 if box < 128 else 2
-    residual = np.where(bad, np.float32(np.nan), new - np.float32(gain) * ref)
-    mesh = np.full((-(-new.shape[0] // box), -(-new.shape[1] // box)), np.nan, np.float32)
-    for at in np.ndindex(*mesh.shape):
-        part = residual[at[0] * box : (at[0] + 1) * box : step, at[1] * box : (at[1] + 1) * box : step]
-        values = part[np.isfinite(part)]
-        if values.size >= 100:
-            mesh[at] = _clipped_median(values)
+    mesh = np.empty((-(-new.shape[0] // box), -(-new.shape[1] // box)), np.float32)
+    kernels.sky_mesh(new, ref, bad, gain, box, max(1, box // 80), mesh)
     known = mesh[np.isfinite(mesh)]
     return np.where(np.isfinite(mesh), mesh, np.median(known) if known.size else 0).astype(np.float32)
-
-
-def _clipped_median(values: np.ndarray) -> float:
-    """Median of the values within 3 robust sigmas of their median."""
-    low, middle, high = np.percentile(values, (15.9, 50.0, 84.1))
-    return float(np.median(values[np.abs(values - middle) <= 1.5 * (high - low)])) if high > low else float(middle)
 
 
 def psf_error(

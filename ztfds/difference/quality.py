@@ -33,10 +33,10 @@ def blank_sky(prepared: Prepared, score_ref: np.ndarray, variance: np.ndarray) -
 
 
 def robust_sigma(values: np.ndarray) -> float:
-    """Half the distance of the 15.9 and 84.1 percentiles; NaN with fewer than 30 values (of many, 200,000 are used)."""
+    """Half the distance of the 15.9 and 84.1 percentiles; NaN with fewer than 30 values (of many, 100,000 are used)."""
     if values.size < 30:
         return float("nan")
-    values = values[:: max(1, values.size // 200_000)]
+    values = values[:: max(1, values.size // 100_000)]
     low, high = np.percentile(values, [15.865, 84.135])
     return float(0.5 * (high - low))
 

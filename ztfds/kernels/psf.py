@@ -54,25 +54,27 @@ def local_psf(
     field_terms(x, y, nx, ny, phi)
     span = int(OVERSAMPLING * (reach + 1.5)) + 4
     j0, j1 = max(0, CENTRE - span), min(NODES, CENTRE + span + 1)
-    i0, i1 = j0 // OVERSAMPLING, min(HALF_NODES, j1 // OVERSAMPLING + 1)
     terms = phased.shape[0]
+    plane = OVERSAMPLING * NODES * HALF_NODES
+    flat, out = phased.reshape((terms, plane)), local.reshape(plane)
     t1, t2, t3 = np.float32(phi[1]), np.float32(phi[2]), np.float32(phi[3])
     t4, t5 = np.float32(phi[4]), np.float32(phi[5])
     for p in range(OVERSAMPLING):
-        for j in range(j0, j1):
-            target, c0 = local[p, j, i0:i1], phased[0, p, j, i0:i1]
-            if terms == 6:
-                c1, c2, c3 = phased[1, p, j, i0:i1], phased[2, p, j, i0:i1], phased[3, p, j, i0:i1]
-                c4, c5 = phased[4, p, j, i0:i1], phased[5, p, j, i0:i1]
-                for i in range(target.size):
-                    target[i] = c0[i] + t1 * c1[i] + t2 * c2[i] + t3 * c3[i] + t4 * c4[i] + t5 * c5[i]
-            elif terms == 3:
-                c1, c2 = phased[1, p, j, i0:i1], phased[2, p, j, i0:i1]
-                for i in range(target.size):
-                    target[i] = c0[i] + t1 * c1[i] + t2 * c2[i]
-            else:
-                for i in range(target.size):
-                    target[i] = c0[i]
+        # whole rows of nodes are one long run in memory
+        begin, end = (p * NODES + j0) * HALF_NODES, (p * NODES + j1) * HALF_NODES
+        target, c0 = out[begin:end], flat[0, begin:end]
+        if terms == 6:
+            c1, c2, c3 = flat[1, begin:end], flat[2, begin:end], flat[3, begin:end]
+            c4, c5 = flat[4, begin:end], flat[5, begin:end]
+            for i in range(target.size):
+                target[i] = c0[i] + t1 * c1[i] + t2 * c2[i] + t3 * c3[i] + t4 * c4[i] + t5 * c5[i]
+        elif terms == 3:
+            c1, c2 = flat[1, begin:end], flat[2, begin:end]
+            for i in range(target.size):
+                target[i] = c0[i] + t1 * c1[i] + t2 * c2[i]
+        else:
+            for i in range(target.size):
+                target[i] = c0[i]
 
 
 @njit(
@@ -331,7 +333,7 @@ def fit_sweep(
             _add(residual, local, xs[s], ys[s], -new_flux, radii[s], value, value_x, value_y, rows)
             change = abs(new_flux - f)
             move = abs(dx) + abs(dy)
-            changed = change > 0.05 * errors[s] or move * new_flux > 0.1 * errors[s]
+            changed = change > 0.1 * errors[s] or move * new_flux > 0.2 * errors[s]
         if changed:
             reach = 1 if radii[s] <= 8.0 else 2
             for b in range(max(0, cy - reach), min(due.shape[0], cy + reach + 1)):

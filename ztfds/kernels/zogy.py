@@ -145,6 +145,43 @@ def corrected_score(
             variance[j, i] = score[j, i] / np.sqrt(max(v, TINY)) if v == v else v
 
 
+@njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4, i8, i8, f4[:, ::1])", cache=True, nogil=True)
+def sky_mesh(
+    new: np.ndarray, ref: np.ndarray, bad: np.ndarray, gain: float, box: int, stride: int, mesh: np.ndarray
+) -> None:
+    """Clipped median of new - gain ref in each box: values within 3 robust sigmas of the median, then their median.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+    bad : (ny, nx) bool
+        Pixels left out.
+    gain : float
+    box, stride : int
+        Side of a box, pixels; every `stride`-th pixel per axis is used.
+    mesh : (ny / box, nx / box, rounded up) float32, DN
+        Written; NaN where fewer than 100 pixels are good.
+    """
+    ny, nx = new.shape
+    values = np.empty((box // stride + 1) ** 2, np.float32)
+    for b in range(mesh.shape[0]):
+        for a in range(mesh.shape[1]):
+            n = 0
+            for j in range(b * box, min(ny, (b + 1) * box), stride):
+                for i in range(a * box, min(nx, (a + 1) * box), stride):
+                    if not bad[j, i]:
+                        values[n] = new[j, i] - gain * ref[j, i]
+                        n += 1
+            if n < 100:
+                mesh[b, a] = np.nan
+                continue
+            part = np.sort(values[:n])
+            reach = 1.5 * (part[int(0.841 * n)] - part[int(0.159 * n)])
+            first = np.searchsorted(part, part[n // 2] - reach)
+            last = max(np.searchsorted(part, part[n // 2] + reach), first + 1)
+            mesh[b, a] = np.float32(0.5) * (part[(first + last - 1) // 2] + part[min((first + last) // 2, n - 1)])
+
+
 @njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1])", cache=True, nogil=True)
 def match_and_patch(
     new: np.ndarray,

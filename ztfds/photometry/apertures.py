@@ -10,6 +10,7 @@ import sep
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import ApertureConfig
+from ztfds.kernels.detect import adaptive_moments
 from ztfds.photometry.background import Background
 from ztfds.photometry.fit import source_flags
 
@@ -105,7 +106,7 @@ def aperture_catalog(
     bad = ~usable
     objects, segments = sep.extract(
         data, config.detect_sigma, err=sigma, mask=bad, minarea=config.min_area_px, filter_kernel=KERNEL,
-        deblend_nthresh=config.deblend_levels, deblend_cont=config.deblend_contrast, segmentation_map=True,
+        deblend_nthresh=config.deblend_levels, deblend_cont=config.deblend_contrast, clean=False, segmentation_map=True,
     )  # fmt: skip
     footprint = segments > 0
     del segments
@@ -113,8 +114,9 @@ def aperture_catalog(
     catalog = np.zeros(objects.size, SEXCAT_DTYPE)
     if objects.size:
         _shapes(catalog, objects, background)
+        _windowed(catalog, data, usable)
         _auto(catalog, objects, data, bad, sigma, gain, config)
-        _fixed(catalog, objects, data, bad, sigma, gain, config)
+        _fixed(catalog, data, bad, sigma, gain, config)
     catalog["NUMBER"] = np.arange(1, objects.size + 1)
     catalog["IMAFLAGS"] = source_flags(mask, catalog["X_IMAGE"], catalog["Y_IMAGE"], edge_px)
     log.info("%d sources in the aperture catalog", objects.size)
@@ -137,6 +139,14 @@ def _shapes(catalog: np.ndarray, objects: np.ndarray, background: Background) ->
     catalog["ALPHAWIN_J2000"] = catalog["DELTAWIN_J2000"] = np.nan
 
 
+def _windowed(catalog: np.ndarray, data: np.ndarray, usable: np.ndarray) -> None:
+    """Positions with a Gaussian window of the source's own width; the barycentre where that does not converge."""
+    x, y = catalog["X_IMAGE"].copy(), catalog["Y_IMAGE"].copy()
+    flux, xx, yy, xy = (np.empty(x.size) for _ in range(4))
+    adaptive_moments(data, usable, x, y, 1.0, flux, xx, yy, xy)
+    catalog["XWIN_IMAGE"], catalog["YWIN_IMAGE"] = x, y
+
+
 def _auto(
     catalog: np.ndarray,
     objects: np.ndarray,
@@ -146,7 +156,7 @@ def _auto(
     gain: float,
     config: ApertureConfig,
 ) -> None:
-    """Kron magnitudes (Kron 1980), half-light radii and windowed positions."""
+    """Kron magnitudes (Kron 1980) and half-light radii."""
     x, y = objects["x"], objects["y"]
     a, b = np.maximum(objects["a"], 0.3), np.maximum(objects["b"], 0.3)
     theta = np.clip(objects["theta"], -np.pi / 2, np.pi / 2)
@@ -160,13 +170,10 @@ def _auto(
     catalog["MAG_AUTO"], catalog["MAGERR_AUTO"] = magnitudes(flux, error)
     half, _ = sep.flux_radius(data, x, y, 6.0 * a, 0.5, normflux=flux, mask=bad, subpix=1)
     catalog["FLUX_RADIUS"] = half
-    window = 2.0 / 2.35 * np.clip(half, 0.5, 20.0)
-    catalog["XWIN_IMAGE"], catalog["YWIN_IMAGE"], _ = sep.winpos(data, x, y, window, mask=bad, subpix=1)
 
 
 def _fixed(
     catalog: np.ndarray,
-    objects: np.ndarray,
     data: np.ndarray,
     bad: np.ndarray,
     sigma: float,
@@ -174,9 +181,7 @@ def _fixed(
     config: ApertureConfig,
 ) -> None:
     """Fixed circular apertures about the windowed position."""
-    x, y = catalog["XWIN_IMAGE"], catalog["YWIN_IMAGE"]
-    astray = ~(np.hypot(x - objects["x"], y - objects["y"]) < 3.0)
-    x[astray], y[astray] = objects["x"][astray], objects["y"][astray]
+    x, y = catalog["XWIN_IMAGE"].copy(), catalog["YWIN_IMAGE"].copy()
     for k, diameter in enumerate(config.diameters_px):
         flux, error, flag = sep.sum_circle(data, x, y, 0.5 * diameter, err=sigma, gain=gain, mask=bad, subpix=5)
         catalog["FLUX_APER"][:, k], catalog["FLUXERR_APER"][:, k] = flux, error

@@ -132,10 +132,10 @@ class Rehearsal:
         self.home.mkdir(parents=True, exist_ok=True)
 
     def _start_mountain(self) -> None:
-        """Begin to render: the first night goes straight to the inbox, the science night waits on the mountain."""
+        """Begin to render; what is rendered waits on the mountain until it is its time to be sent."""
         spawn = multiprocessing.get_context("spawn")
-        folders = (self.home / "inbox", self.home / "mountain", self.truth)
-        self._mountain = spawn.Process(target=render_nights, args=(self.size, *folders), daemon=True)
+        arguments = (self.size, self.home / "mountain", self.truth)
+        self._mountain = spawn.Process(target=render_nights, args=arguments, daemon=True)
         self._mountain.start()
 
     def _stop_mountain(self) -> None:
@@ -155,9 +155,9 @@ class Rehearsal:
     def _first_night(self, state: State) -> None:
         """Calibrations and reference epochs, until the references are made."""
         date, total = self.plan.dates[0], len(on_sky(self.plan, 0))
-        self.say(f"night {date}: {self.size.n_bias} biases, flats, and {total} epochs for references")
-        self._wait(state, "calibration", f"cal_{date}", lambda: f"calibration frames: {self._count(0, ('b', 'f'))}")
-        self.say("biases and flats are made")
+        self._afternoon(state, 0)
+        self.say(f"night {date}: {total} epochs for references")
+        self._deliver(0, night.NIGHT)
         self._wait(state, "end_of_night", f"eon_{date}", lambda: f"epochs calibrated: {self._count(0, 'o')} of {total}")
         self._wait(state, "reference", f"ref_{date}", lambda: "references: " + self._made_references())
         self.say(f"references: {self._made_references()}")
@@ -165,18 +165,27 @@ class Rehearsal:
     def _science_night(self, state: State) -> None:
         """Science exposures at their cadence, until the night is accounted for."""
         date, total = self.plan.dates[1], len(on_sky(self.plan, 1))
-        self._deliver(self.home / "mountain" / "calibration")
-        self._wait(state, "calibration", f"cal_{date}", lambda: f"calibration frames: {self._count(1, ('b', 'f'))}")
+        self._afternoon(state, 1)
         self.say(f"night {date}: {total} science exposures, one every {self.size.cadence_s:.0f} s")
-        self._deliver(self.home / "mountain" / "night", self.size.cadence_s)
+        self._deliver(1, night.NIGHT, self.size.cadence_s)
         self._wait(
             state, "end_of_night", f"eon_{date}",
             lambda: f"science exposures done: {self._count(1, 'o')} of {total}, alerts: {self._alerts()}",
             may_fail=True,
         )  # fmt: skip
 
-    def _deliver(self, staged: Path, cadence_s: float = 0.0) -> None:
+    def _afternoon(self, state: State, index: int) -> None:
+        """Biases and flats of one night."""
+        date = self.plan.dates[index]
+        frames = [exposure for exposure in self.plan.of_night(index) if exposure.kind != "o"]
+        self.say(f"afternoon of {date}: {len(frames)} biases and flats")
+        self._deliver(index, night.CALIBRATION)
+        told = f"calibration frames ingested: {{}} of {len(frames)}"
+        self._wait(state, "calibration", f"cal_{date}", lambda: told.format(self._count(index, ("b", "f"))))
+
+    def _deliver(self, index: int, part: str, cadence_s: float = 0.0) -> None:
         """Move staged files into the inbox, exposure by exposure as they are rendered, the manifest last."""
+        staged = staging(self.home / "mountain", index, part)
         inbox, moment = self.home / "inbox", time.monotonic()
         while True:
             ready = ready_exposures(staged, len(get_camera(self.size.camera).ccdids))
@@ -187,7 +196,7 @@ class Rehearsal:
                     path.rename(inbox / path.name)
                 moment = max(moment, time.monotonic() - cadence_s) + cadence_s
                 if cadence_s:
-                    self.say(f"sent {files[0].name[:18]}; done {self._count(1, 'o')}, alerts {self._alerts()}")
+                    self.say(f"sent {files[0].name[:18]}; done {self._count(index, 'o')}, alerts {self._alerts()}")
                 self._watch()
             if done and not ready:
                 break
@@ -276,12 +285,18 @@ def on_sky(plan: Plan, index: int) -> list[Any]:
     return [exposure for exposure in plan.of_night(index) if exposure.kind == "o"]
 
 
-def render_nights(size: Size, inbox: Path, mountain: Path, truth: Path) -> None:
-    """Render both nights in order: the first into the inbox, the science night into ``mountain/calibration`` and ``mountain/night``."""
+def staging(mountain: Path, index: int, part: str) -> Path:
+    """Where the files of one part of a night wait on the mountain."""
+    return mountain / f"{index}_{part}"
+
+
+def render_nights(size: Size, mountain: Path, truth: Path) -> None:
+    """Render both nights in order, each part into its folder on the mountain."""
     plan = plan_of(size)
-    night.simulate(inbox, None, truth, plan, 0, accelerate=math.inf)
-    for part in (night.CALIBRATION, night.NIGHT):
-        night.simulate(mountain / part, None, truth, plan, 1, accelerate=math.inf, parts=(part,))
+    for index in range(len(plan.dates)):
+        for part in (night.CALIBRATION, night.NIGHT):
+            folder = staging(mountain, index, part)
+            night.simulate(folder, None, truth, plan, index, accelerate=math.inf, parts=(part,))
 
 
 def ready_exposures(folder: Path, ccds: int) -> list[list[Path]]:

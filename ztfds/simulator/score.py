@@ -143,7 +143,7 @@ def _stars(context: Context, truth: Path, row: dict[str, Any]) -> _Stars | None:
     rows = rows[(rows["rcid"] == row["rcid"]) & np.isin(rows["kind"], ("star", "variable", "galaxy", "transient"))]
     with fits.open(Path(context.archive) / row["path"]) as hdus:
         table = next(hdu for hdu in hdus if hdu.name == "PSF_CATALOG")
-        header, measured = table.header, np.array(table.data)
+        header, measured = hdus[0].header, np.array(table.data)
     if not rows.size or not measured.size or "MAGZP" not in header:
         return None
     usable = _isolated(rows) & (rows["kind"] == "star") & ~rows["near_saturated"]

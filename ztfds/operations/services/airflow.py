@@ -42,7 +42,7 @@ DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night"})
 
 POOL = "science"
 MOST_SLOTS = 4
-"""LocalExecutor forks this many workers at most, one a core."""
+"""The pool has one slot a core, at most so many."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -128,7 +128,9 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "plugins_folder": root / "plugins",
             "load_examples": False,
             "executor": "LocalExecutor",
-            "parallelism": slots(),
+            # The pool limits the work to one task a core. The executor gets more workers, because the supervisor of a finished
+            # task can sleep until its next heartbeat, while the task's slot of the pool is free at once.
+            "parallelism": 2 * slots() + 2,
             "max_active_tasks_per_dag": 64,  # counted for each run; 16 would throttle wide mappings
             "max_active_runs_per_dag": 64,
             "max_map_length": 8192,  # references of a night: field x quadrant x filter
@@ -148,7 +150,7 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
         },
         "api_auth": {"jwt_secret": state.secrets["jwt_secret"]},
         "workers": {
-            "min_heartbeat_interval": 1,  # bounds how long a finished task can hold its slot
+            "min_heartbeat_interval": 3,  # each beat costs 10 ms of the api-server and PostgreSQL, for every running task
             "max_failed_heartbeats": 20,
             "execution_api_timeout": 30,
         },
