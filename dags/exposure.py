@@ -38,7 +38,7 @@ with DAG(
             last = ti.try_number > ti.max_tries
             realtime.process_ccd(context, filename, conf["arrival"], run["run_id"], ti.try_number, final=last)
 
-    @task(trigger_rule="all_done")
+    @task(trigger_rule="all_done", priority_weight=1100)
     def close() -> None:
         """Settle the state of the exposure and publish its alerts; an exposure that failed fails the run."""
         from airflow.sdk.exceptions import AirflowFailException

@@ -39,6 +39,9 @@ def preload() -> None:
         importlib.import_module("ztfds.kernels").warm()
     except Exception:
         log.exception("not all kernels preloaded")
+    # What every task would otherwise do for itself: find and load the plugins and listeners.
+    importlib.import_module("airflow.sdk.plugins_manager").integrate_macros_plugins()
+    importlib.import_module("airflow.sdk.listener").get_listener_manager()
 
 
 if os.environ.get("ZTFDS_PRELOAD") and len(sys.argv) > 1 and sys.argv[1] in ("scheduler", "celery"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import maximum_filter
 
-from ztfds.difference.subtract import Tile, subtract_block, tile_cores, which_tile
+from ztfds.difference.subtract import Tile, _small_transform, subtract_block, tile_cores, which_tile
 from ztfds.kernels import zogy as kernels
 
 
@@ -57,6 +57,15 @@ def test_block_against_the_formulas(rng: np.random.Generator) -> None:
     assert np.ptp(variance[40:56, 40:50]) < 1e-3 * variance.mean()
     assert np.sqrt(variance[48, 45]) == pytest.approx(psf.limit, rel=0.01)
     assert np.isfinite(score_ref).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 64), (75, 81)])
+def test_small_transform_is_the_fft(rng: np.random.Generator, shape: tuple[int, int]) -> None:
+    stamp = rng.normal(0, 1, (25, 25)).astype(np.float32)
+    padded = np.zeros(shape)
+    padded[:25, :25] = stamp
+    expected = np.fft.rfft2(np.roll(padded, (-12, -12), (0, 1)))
+    np.testing.assert_allclose(_small_transform(stamp, shape), expected, atol=2e-4)
 
 
 def test_a_star_comes_out_with_its_flux() -> None:

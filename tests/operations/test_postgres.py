@@ -74,7 +74,7 @@ def test_secrets_are_private_and_other_keys_of_the_file_survive(running):
 def test_only_loopback_and_only_with_a_password(running):
     assert _ask(running, ADMIN, "show listen_addresses") == "127.0.0.1"
     assert _ask(running, ADMIN, "show unix_socket_directories") == ""
-    with pytest.raises(psycopg2.OperationalError, match="no password supplied|password authentication failed"):
+    with pytest.raises(psycopg2.OperationalError, match=r"no password supplied|password authentication failed"):
         psycopg2.connect(f"postgresql://ztf_pipeline@127.0.0.1:{running.port}/ztfds", password="")
 
 

@@ -139,7 +139,7 @@ def _check_packets(context, earlier):
     for row in _outbox(context):
         (record,) = read_container(bytes(row["packet"]), alert_schema()).records
         assert record["candid"] == row["candid"] == record["candidate"]["candid"]
-        assert record["objectId"] == row["objectid"] and row["topic"] == "ztf_20181203_programid%d" % row["programid"]
+        assert record["objectId"] == row["objectid"] and row["topic"] == f"ztf_20181203_programid{row['programid']}"
         for cutout in ("cutoutScience", "cutoutTemplate", "cutoutDifference"):
             assert unpack_cutout(record[cutout]["stampData"]).shape == (63, 63)
         past = record["prv_candidates"] or []

@@ -64,7 +64,7 @@ def make(
         u = rng.uniform(size=x.size)
         flux = (faint**-slope + u * (bright**-slope - faint**-slope)) ** (-1 / slope)
     flux = np.asarray(flux, float)
-    jj, ii = np.mgrid[0:ny, 0:nx]
+    _, ii = np.mgrid[0:ny, 0:nx]
     model = sky * (1 + sky_slope * (ii / nx - 0.5))
     for k in range(x.size):
         width = fwhm * (1 + fwhm_slope * (x[k] / nx - 0.5))

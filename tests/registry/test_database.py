@@ -67,3 +67,13 @@ def test_copy_of_nothing_is_nothing(database):
 def test_json_safe_removes_numpy_and_not_a_number():
     value = {"a": np.float32(1.5), "b": float("nan"), "c": np.arange(3), "d": [np.int64(4), {"e": np.bool_(True)}]}
     assert db.json_safe(value) == {"a": 1.5, "b": None, "c": [0, 1, 2], "d": [4, {"e": True}]}
+
+
+def test_look_ups_in_a_session_share_one_connection(database):
+    def who():
+        return db.fetch_one(database.reader, "select pg_backend_pid() as pid")["pid"]
+
+    with db.session(database.reader):
+        assert who() == who()
+        assert db.fetch_one(database.pipeline, "select current_user::text as u") == {"u": "ztf_pipeline"}
+    assert who() != who()

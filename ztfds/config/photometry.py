@@ -91,7 +91,7 @@ class FitConfig(StepConfig):
         gt=0,
         description="Radius painted over sqrt(flux / sky sigma), pixels: the model falls below 0.3 sigma there.",
     )
-    sweeps: int = Field(6, ge=1, description="Most sweeps over all sources after each detection round.")
+    sweeps: int = Field(15, ge=1, description="Most sweeps over all sources after each detection round.")
     rounds: int = Field(2, ge=0, description="Detection rounds on the residual image.")
     keep_snr: float = Field(1.0, ge=0, description="Sources fainter than this many sigmas die in the fit.")
     catalog_snr: float = Field(3.0, ge=0, description="Faintest catalog entry, S/N of the PSF flux.")

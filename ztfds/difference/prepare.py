@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-from astropy.io import fits
 
 from ztfds.config.difference import DifferenceConfig
 from ztfds.difference.matching import StarMatch, Warp, fit_warp, match_stars, residual_sky, select_stars
@@ -73,11 +72,23 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _OnGrid:
-    """The reference on the science grid, on its own flux scale."""
+    """The reference on the science grid, on its own flux scale; 0 where it is missing."""
 
     pixels: np.ndarray
     uncertainty: np.ndarray
     mask: np.ndarray
+    missing: np.ndarray
+    bad: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Science:
+    """The science image without its sky, 0 at bad pixels."""
+
+    new: np.ndarray
+    sky: np.ndarray
+    variance: np.ndarray
+    bad: np.ndarray
 
 
 def prepare(inputs: DifferenceInputs, config: DifferenceConfig) -> Prepared:
@@ -87,42 +98,52 @@ def prepare(inputs: DifferenceInputs, config: DifferenceConfig) -> Prepared:
     significant; then the flux ratio (median over the stars, or the zero points' where there are too few), the smooth
     sky, and the patches of bad pixels.
     """
-    science, reference = inputs.science, inputs.reference
-    shape = (science.pixels.shape[0], science.pixels.shape[1])
-    sky = science.background.level
-    new = science.pixels - sky
-    bad_new = ((science.mask & bits.HARD_BAD) != 0) | ~np.isfinite(new)
-    new[bad_new] = 0
-    grid = coarse_grid(wcs_of(science.header), wcs_of(reference.header), shape, config.grid_step_px)
-    ref = _on_grid(inputs, grid, config)
+    science = _start(inputs)
+    shape = (science.new.shape[0], science.new.shape[1])
+    grid = coarse_grid(wcs_of(inputs.science.header), wcs_of(inputs.reference.header), shape, config.grid_step_px)
     tiles = make_tiles(inputs, grid, config)
-    match = _match(inputs, new, ref, bad_new, tiles, config)
+    ref = _on_grid(inputs, grid, config)
+    match = _match(inputs, science, ref, tiles, config)
     warp = fit_warp(match, shape, config)
     if warp.significance >= config.warp_significance and config.warp_min_px <= warp.size <= config.max_warp_px:
         log.info("residual warp of %.3f px (%.0f sigma) applied", warp.size, warp.significance)
         ref = _on_grid(inputs, _warped(grid, warp), config)
-        match = _match(inputs, new, ref, bad_new, tiles, config)
+        match = _match(inputs, science, ref, tiles, config)
         warp = replace(fit_warp(match, shape, config), size=warp.size, significance=warp.significance)
     expected = _expected_gain(inputs)
     enough = match.size >= config.min_matches or (match.size >= 3 and not np.isfinite(expected))
     gain = match.gain if enough else expected
-    return _join(inputs, new, sky, bad_new, ref, tiles, match, warp, (gain, expected), config)
+    return _join(inputs, science, ref, tiles, match, warp, (gain, expected), config)
+
+
+def _start(inputs: DifferenceInputs) -> _Science:
+    """Take the sky out of the science image, flag its bad pixels, make its variances."""
+    source = inputs.science
+    pixels, mask = np.ascontiguousarray(source.pixels, np.float32), np.ascontiguousarray(source.mask, np.uint16)
+    sky = np.ascontiguousarray(source.background.level, np.float32)
+    gain, noise = number(source.header, "GAIN", 6.2), number(source.header, "READNOI", 10.0)
+    out = _Science(np.empty_like(pixels), sky, np.empty_like(pixels), np.empty(pixels.shape, np.bool_))
+    kernels.start_science(pixels, sky, mask, bits.HARD_BAD, gain, (noise / gain) ** 2, out.new, out.bad, out.variance)
+    return out
 
 
 def _on_grid(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> _OnGrid:
     """Resample pixels, uncertainty and mask of the reference; NaN of the reference are bridged and masked."""
     reference = inputs.reference
-    holes = ~np.isfinite(reference.pixels)
-    pixels, mask = reference.pixels, reference.mask
+    pixels = np.ascontiguousarray(reference.pixels, np.float32)
+    mask = np.ascontiguousarray(reference.mask, np.uint16)
+    holes = ~np.isfinite(pixels)
     if holes.any():
-        pixels, mask = pixels.copy(), mask | np.where(holes, np.uint16(bits.NAN), np.uint16(0))
+        pixels, mask = pixels.copy(), mask.copy()
+        kernels.flag_pixels(mask, holes, 0, bits.NAN)
         resample_kernels.fill_holes(pixels, holes, config.fill_rings)
-    area = float(np.median(grid.area()))
-    return _OnGrid(
-        resample_image(pixels, grid),
-        resample_nearest(reference.uncertainty, grid) * np.float32(area),
-        resample_mask(mask, grid, config.mask_reach, bits.NAN),
-    )
+    out = resample_image(pixels, grid)
+    uncertainty = resample_nearest(reference.uncertainty, grid)
+    uncertainty *= np.float32(np.median(grid.area()))
+    flags = resample_mask(mask, grid, config.mask_reach, bits.NAN)
+    missing, bad = np.empty(out.shape, np.bool_), np.empty(out.shape, np.bool_)
+    kernels.start_reference(out, flags, bits.HARD_BAD, missing, bad)
+    return _OnGrid(out, uncertainty, flags, missing, bad)
 
 
 def _warped(grid: CoarseGrid, warp: Warp) -> CoarseGrid:
@@ -153,28 +174,16 @@ def _normalised(stamp: np.ndarray) -> np.ndarray:
 
 
 def _match(
-    inputs: DifferenceInputs,
-    new: np.ndarray,
-    ref: _OnGrid,
-    bad_new: np.ndarray,
-    tiles: list[Tile],
-    config: DifferenceConfig,
+    inputs: DifferenceInputs, science: _Science, ref: _OnGrid, tiles: list[Tile], config: DifferenceConfig
 ) -> StarMatch:
     """Matching stars of the two images."""
-    science = inputs.science
-    psfcat = science.psfcat
+    source = inputs.science
+    psfcat = source.psfcat
     if psfcat is None:
         raise BadDifference("the science image has no PSF catalog")
-    hole = ~np.isfinite(ref.pixels)
-    ref.pixels[hole] = 0
-    bad = bad_new | ((ref.mask & bits.HARD_BAD) != 0)
-    saturate, magzp = (
-        number(science.header, name, default) for name, default in (("SATURATE", np.inf), ("MAGZP", np.nan))
-    )
-    rows = select_stars(psfcat, science.pixels, bad, saturate, magzp, config)
-    match = match_stars(new, ref.pixels, psfcat, rows, tiles, config)
-    ref.pixels[hole] = np.nan
-    return match
+    saturate, magzp = number(source.header, "SATURATE", np.inf), number(source.header, "MAGZP", np.nan)
+    rows = select_stars(psfcat, source.pixels, science.bad | ref.bad, saturate, magzp, config)
+    return match_stars(science.new, ref.pixels, psfcat, rows, tiles, config)
 
 
 def _expected_gain(inputs: DifferenceInputs) -> float:
@@ -185,9 +194,7 @@ def _expected_gain(inputs: DifferenceInputs) -> float:
 
 def _join(
     inputs: DifferenceInputs,
-    new: np.ndarray,
-    sky: np.ndarray,
-    bad_new: np.ndarray,
+    science: _Science,
     ref: _OnGrid,
     tiles: list[Tile],
     match: StarMatch,
@@ -196,28 +203,27 @@ def _join(
     config: DifferenceConfig,
 ) -> Prepared:
     """Scale, sky, patches, variances, masks."""
-    science = inputs.science
     gain = gains[0] if np.isfinite(gains[0]) else 1.0
-    missing = ~np.isfinite(ref.pixels)
-    bad_ref = ((ref.mask & bits.HARD_BAD) != 0) | missing
-    ref.pixels[missing] = 0
-    mesh = residual_sky(new, ref.pixels, gain, bad_new | bad_ref, config)
-    both = np.empty(new.shape, np.bool_)
-    kernels.match_and_patch(new, ref.pixels, bad_new, bad_ref, mesh, config.background_box_px, gain, both)
-    resample_kernels.fill_holes(new, both, config.fill_rings)
+    bad = science.bad | ref.bad
+    mesh = residual_sky(science.new, ref.pixels, gain, bad, config)
+    both = np.empty(bad.shape, np.bool_)
+    kernels.match_and_patch(science.new, ref.pixels, science.bad, ref.bad, mesh, config.background_box_px, gain, both)
+    resample_kernels.fill_holes(science.new, both, config.fill_rings)
     resample_kernels.fill_holes(ref.pixels, both, config.fill_rings)
-    mask = science.mask | ref.mask
-    blocked = grown_bad(mask, bad_new | bad_ref, config)
-    mask |= np.where(blocked & ((mask & bits.HARD_BAD) == 0), np.uint16(bits.NAN), np.uint16(0))
+    var_ref = np.multiply(ref.uncertainty, np.float32(gain), out=ref.uncertainty)
+    np.multiply(var_ref, var_ref, out=var_ref)
+    mask = inputs.science.mask | ref.mask
+    blocked = grown_bad(mask, bad, config)
+    kernels.flag_pixels(mask, blocked, bits.HARD_BAD, bits.NAN)
     return Prepared(
-        new=new,
+        new=science.new,
         ref=ref.pixels,
-        sky=sky,
-        var_new=_clean_variance(pixel_variance(science.pixels, science.header), bad_new),
-        var_ref=_clean_variance((np.float32(gain) * ref.uncertainty) ** 2, bad_ref),
+        sky=science.sky,
+        var_new=_clean_variance(science.variance, science.bad),
+        var_ref=_clean_variance(var_ref, ref.bad),
         mask=mask,
         blocked=blocked,
-        no_data=missing | ~np.isfinite(science.pixels),
+        no_data=ref.missing | ~np.isfinite(inputs.science.pixels),
         tiles=tiles,
         match=match,
         warp=warp,
@@ -246,14 +252,6 @@ def grown_bad(mask: np.ndarray, bad: np.ndarray, config: DifferenceConfig) -> np
         resample_kernels.grow(saturated, config.saturated_growth_px)
         grown |= saturated
     return grown
-
-
-def pixel_variance(pixels: np.ndarray, header: fits.Header) -> np.ndarray:
-    """Variance of each pixel of a science image from photons and read noise: p / gain + (read noise / gain)^2, DN^2."""
-    gain, noise = number(header, "GAIN", 6.2), number(header, "READNOI", 10.0)
-    out = np.maximum(pixels, 0) / np.float32(gain)
-    out += np.float32((noise / gain) ** 2)
-    return out
 
 
 def _clean_variance(variance: np.ndarray, bad: np.ndarray) -> np.ndarray:

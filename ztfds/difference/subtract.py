@@ -255,10 +255,11 @@ def _phases(shape: tuple[int, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
     offset = np.arange(size) - size // 2
     rows = np.exp(-2j * np.pi / ny * ((np.arange(ny)[:, None] * offset) % ny))
     columns = np.exp(-2j * np.pi / nx * ((offset[:, None] * np.arange(nx // 2 + 1)) % nx))
-    return rows.astype(np.complex64), columns.astype(np.complex64)
+    return rows.astype(np.complex64), np.stack([columns.real, columns.imag]).astype(np.float32)
 
 
 def _small_transform(stamp: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Real FFT of a small centred stamp, padded to `shape`, as two thin matrix products."""
-    rows, columns = _phases(tuple(shape), stamp.shape[0])
-    return (rows @ stamp.astype(np.complex64)) @ columns
+    """Real FFT of a small centred stamp, padded to `shape`."""
+    out = np.empty((shape[0], shape[1] // 2 + 1), np.complex64)
+    kernels.small_transform(np.ascontiguousarray(stamp, np.float32), *_phases(tuple(shape), stamp.shape[0]), out)
+    return out

@@ -61,6 +61,38 @@ def fourier_pass(
             score[j, i] = np.conj(pn) * vn * (r2 * q * scale_score) - part
 
 
+@njit("void(f4[:, ::1], c8[:, ::1], f4[:, :, ::1], c8[:, ::1])", cache=True, nogil=True, fastmath=True)
+def small_transform(stamp: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """Real Fourier transform of a small centred stamp on a large grid, as two thin matrix products.
+
+    Parameters
+    ----------
+    stamp : (n, n) float32
+    rows : (ny, n) complex64
+        exp(-2 pi i k y / ny) for the stamp's offsets y.
+    columns : (2, n, nx // 2 + 1) float32
+        Real and imaginary part of exp(-2 pi i k x / nx).
+    out : (ny, nx // 2 + 1) complex64
+        Written.
+    """
+    n, width = stamp.shape[0], out.shape[1]
+    real, imaginary = np.empty(width, np.float32), np.empty(width, np.float32)
+    for k in range(out.shape[0]):
+        real[:] = 0
+        imaginary[:] = 0
+        for x in range(n):
+            a = b = np.float32(0)
+            for y in range(n):
+                a += rows[k, y].real * stamp[y, x]
+                b += rows[k, y].imag * stamp[y, x]
+            c, d = columns[0, x], columns[1, x]
+            for i in range(width):
+                real[i] += a * c[i] - b * d[i]
+                imaginary[i] += a * d[i] + b * c[i]
+        for i in range(width):
+            out[k, i] = complex(real[i], imaginary[i])
+
+
 @njit("void(c8[:, ::1], c8[:, ::1], c8[:, ::1], c8[:, ::1])", cache=True, nogil=True, fastmath=True)
 def add_products(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> None:
     """a = a b + c d, element by element, in place."""
@@ -143,6 +175,69 @@ def corrected_score(
             light = near[i // 2]
             v = variance[j, i] + var_x * gx * gx + var_y * gy * gy + var_psf * light * light
             variance[j, i] = score[j, i] / np.sqrt(max(v, TINY)) if v == v else v
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], u2[:, ::1], u2, f4, f4, f4[:, ::1], b1[:, ::1], f4[:, ::1])", cache=True, nogil=True
+)
+def start_science(
+    pixels: np.ndarray,
+    sky: np.ndarray,
+    mask: np.ndarray,
+    hard: int,
+    gain: float,
+    read_variance: float,
+    new: np.ndarray,
+    bad: np.ndarray,
+    variance: np.ndarray,
+) -> None:
+    """Sky-subtracted science image, its bad pixels and its pixel variances max(p, 0) / gain + read variance.
+
+    Parameters
+    ----------
+    pixels, sky : (ny, nx) float32, DN
+    mask : (ny, nx) uint16
+    hard : int
+        Mask bits that make a pixel bad.
+    gain, read_variance : float
+        e-/DN, DN^2.
+    new : (ny, nx) float32, DN
+        Written; 0 at bad pixels.
+    bad : (ny, nx) bool
+        Written.
+    variance : (ny, nx) float32, DN^2
+        Written; NaN where the pixel is not a number.
+    """
+    zero = np.float32(0)
+    for j in range(pixels.shape[0]):
+        for i in range(pixels.shape[1]):
+            p = pixels[j, i]
+            v = p - sky[j, i]
+            flag = (mask[j, i] & hard) != 0 or not np.isfinite(v)
+            bad[j, i] = flag
+            new[j, i] = zero if flag else v
+            variance[j, i] = (p if p > zero or p != p else zero) / gain + read_variance
+
+
+@njit("void(f4[:, ::1], u2[:, ::1], u2, b1[:, ::1], b1[:, ::1])", cache=True, nogil=True)
+def start_reference(ref: np.ndarray, mask: np.ndarray, hard: int, missing: np.ndarray, bad: np.ndarray) -> None:
+    """Pixels of the resampled reference that are missing (not a number, set to 0 here) and those that are bad."""
+    for j in range(ref.shape[0]):
+        for i in range(ref.shape[1]):
+            gone = not np.isfinite(ref[j, i])
+            missing[j, i] = gone
+            bad[j, i] = gone or (mask[j, i] & hard) != 0
+            if gone:
+                ref[j, i] = 0
+
+
+@njit("void(u2[:, ::1], b1[:, ::1], u2, u2)", cache=True, nogil=True)
+def flag_pixels(mask: np.ndarray, which: np.ndarray, unless: int, bit: int) -> None:
+    """Set a bit in the mask, in place, on the chosen pixels that have none of the bits `unless`."""
+    for j in range(mask.shape[0]):
+        for i in range(mask.shape[1]):
+            if which[j, i] and (mask[j, i] & unless) == 0:
+                mask[j, i] |= bit
 
 
 @njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4, i8, i8, f4[:, ::1])", cache=True, nogil=True)

@@ -22,7 +22,7 @@ from ztfds.formats.manifests import Manifest, read_manifest
 from ztfds.formats.raw import RawCcd, RawQuadrant, read_raw
 from ztfds.operations.context import Context
 from ztfds.operations.receive import exposure_values, move
-from ztfds.registry import calibrations, exposures, qa, receipts
+from ztfds.registry import calibrations, exposures, receipts
 from ztfds.registry.calibrations import BIAS, FLAT
 from ztfds.registry.database import Cursor, fetch_all, transaction
 from ztfds.registry.products import Parent, Step, Subject
@@ -247,9 +247,7 @@ def read_calibration(context: Context, row: dict[str, Any]) -> CalibrationImage:
     data, header = read_image(context.archive / row["data"]["path"])
     uncertainty, _ = read_image(context.archive / row["unc"]["path"])
     cmask, _ = read_image(context.archive / row["cmask"]["path"])
-    metrics = {
-        k: float("nan") if v is None else v for k, v in qa.of_provenance(context.dsn, row["provenance_id"]).items()
-    }
+    metrics = {name: float("nan") if value is None else float(value) for name, value in (row["qa"] or {}).items()}
     return CalibrationImage(data, uncertainty, cmask.astype("u2"), metrics, header)
 
 

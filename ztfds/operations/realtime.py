@@ -27,7 +27,7 @@ from ztfds.operations.context import Context
 from ztfds.operations.receive import Verdict, receive
 from ztfds.registry import calibrations, exposures, products, references
 from ztfds.registry.calibrations import BIAS, FLAT
-from ztfds.registry.database import Cursor, transaction
+from ztfds.registry.database import Cursor, session, transaction
 from ztfds.registry.products import Parent, Step, Subject
 from ztfds.registry.publisher import Published, Publisher
 from ztfds.registry.runner import Executed, Outputs, Registered, Runner
@@ -254,9 +254,10 @@ def _calibrate(
     if standing := _standing(context, subject, "sciimg"):
         return standing
     jd, settings = float(raw.header["OBSJD"]), context.config
-    bias_row = calibrations.valid(context.dsn, BIAS, quadrant.rcid, 0, jd)
-    flat_row = calibrations.valid(context.dsn, FLAT, quadrant.rcid, raw.name.fid, jd)
-    parent = products.by_filename(context.dsn, str(row["filename"]))
+    with session(context.dsn):
+        bias_row = calibrations.valid(context.dsn, BIAS, quadrant.rcid, 0, jd)
+        flat_row = calibrations.valid(context.dsn, FLAT, quadrant.rcid, raw.name.fid, jd)
+        parent = products.by_filename(context.dsn, str(row["filename"]))
     if parent is None:
         raise FilesMissing(f"the raw file {row['filename']} is not registered", rcid=quadrant.rcid)
     ages = {"bias_age_d": float(bias_row["age_d"]), "flat_age_d": float(flat_row["age_d"])}
@@ -306,9 +307,10 @@ def _difference(
 ) -> Quadrant:
     """P6 of one quadrant, with candidates, names, packets and outbox in the registering transaction."""
     subject = _subject("diff", raw, rcid)
-    if standing := _standing(context, subject, "scimrefdiffimg"):
-        return _judged(rcid, standing.products["scimrefdiffimg"], 0)
-    reference = references.usable(context.dsn, raw.name.field, rcid, raw.name.fid)
+    with session(context.dsn):
+        if standing := _standing(context, subject, "scimrefdiffimg"):
+            return _judged(rcid, standing.products["scimrefdiffimg"], 0)
+        reference = references.usable(context.dsn, raw.name.field, rcid, raw.name.fid)
     settings, alerts = context.config, [0]
 
     def compute() -> DifferenceProducts:

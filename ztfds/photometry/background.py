@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +128,18 @@ def _measure(
     level, sigma = np.empty(mesh, np.float32), np.empty(mesh, np.float32)
     least = max(16, int(config.min_usable_fraction * box * box))
     kernels.box_statistics(pixels, usable, box, config.clip_sigma, least, crowded, level, sigma)
+    sigma /= clipped_width(config.clip_sigma)
     return level, sigma
+
+
+def clipped_width(clip: float) -> float:
+    """Standard deviation that iterated clipping at `clip` of its own sigmas leaves of a Gaussian of unit width."""
+    width = 1.0
+    for _ in range(50):
+        k = clip * width
+        inside = math.erf(k / math.sqrt(2.0))
+        width = math.sqrt(max(1.0 - 2.0 * k * math.exp(-0.5 * k * k) / math.sqrt(2.0 * math.pi) / inside, 1e-6))
+    return width
 
 
 def _smooth(mesh: np.ndarray, side: int, empty: float = 0.0) -> tuple[np.ndarray, int]:

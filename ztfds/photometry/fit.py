@@ -22,6 +22,8 @@ from ztfds.survey import bits
 log = logging.getLogger(__name__)
 
 LEAST_PAINT_PX = 5.0
+WING_REACH_PX = 40.0
+SATURATED_TRUST = 0.3
 
 
 @dataclass
@@ -153,6 +155,10 @@ class Fitter:
         self.sources = s.keep(s.alive)
         self._merge()
 
+    def _blank(self) -> None:
+        """No light in unusable pixels of the residual image: models are subtracted there too, from nothing."""
+        np.copyto(self.residual, np.float32(0.0), where=~self.usable)
+
     def correct_sky(self) -> None:
         """Measure the sky again under the subtracted sources and take it out of both images."""
         b = self.background
@@ -165,6 +171,7 @@ class Fitter:
     def find_more(self) -> int:
         """Detect on the residual image and add what is found; returns how many."""
         limit = self.config.detection.limit_snr
+        self._blank()
         found = find_sources(
             self.residual,
             self.data,
@@ -175,11 +182,33 @@ class Fitter:
             self.config.detection,
             limit,
         )
+        found = found[self._above_wings(found)]
         return self.add(found.x, found.y, found.flux)
+
+    def _above_wings(self, found: Detections) -> np.ndarray:
+        """True for detections that stand out over what bright stars leave behind.
+
+        Beyond 12 pixels the PSF ends and its profile is taken to fall with the third power of the distance; around
+        saturated cores the model rests on wings alone and is trusted to SATURATED_TRUST of its value.
+        """
+        s, profile = self.sources, self.psf.radial_profile()
+        edge = max(float(profile[-1]), 0.0)
+        bright = np.flatnonzero((s.flux * edge > 0.3 * np.sqrt(s.sky)) | (s.fit_radius > self.reach))
+        if len(found) == 0 or bright.size == 0:
+            return np.ones(len(found), bool)
+        wings = np.zeros(len(found))
+        near = cKDTree(np.c_[found.x, found.y]).query_ball_point(np.c_[s.x[bright], s.y[bright]], WING_REACH_PX)
+        for k, members in zip(bright, near, strict=True):
+            distance = np.hypot(found.x[members] - s.x[k], found.y[members] - s.y[k])
+            inside = SATURATED_TRUST * np.interp(distance, np.arange(profile.size), profile) * (s.fit_radius[k] > self.reach)
+            outside = edge * (kernels.RADIUS / np.maximum(distance, 1.0)) ** 3
+            wings[members] += s.flux[k] * np.where(distance > kernels.RADIUS, outside, inside)
+        return np.asarray(found.flux * profile[0] > wings)
 
     def finish(self, mask: np.ndarray) -> PsfPhotometry:
         """Errors, chi, sharp, flags: the catalog."""
         self.repaint()
+        self._blank()
         s = self.sources
         start, items = neighbour_lists(s.x, s.y, self.reach + 2.0)
         quality = np.empty((len(s), 6))

@@ -99,6 +99,14 @@ class PsfModel:
         """Full width at half maximum, pixels, at an image position."""
         return width_at_half_maximum(_collapsed(self.coefficients, self.shape, x, y))
 
+    def radial_profile(self) -> np.ndarray:
+        """(RADIUS + 1,) float64: azimuthal mean of the PSF at the image centre at 0, 1, 2 ... pixels from the star."""
+        stamp = self.centre_stamp().astype(np.float64)
+        offset = np.arange(-RADIUS, RADIUS + 1)
+        ring = np.floor(np.hypot(offset[:, None], offset[None, :]) + 0.5).astype(int).ravel()
+        mean = np.bincount(ring, stamp.ravel()) / np.bincount(ring)
+        return np.asarray(mean[: RADIUS + 1])
+
     def noise_pixels(self, x: float | None = None, y: float | None = None) -> float:
         """Effective number of sky pixels 1 / sum(P^2) of an optimal flux at (x, y), or at the image centre."""
         stamp = self.centre_stamp() if x is None or y is None else self.stamp(x, y)

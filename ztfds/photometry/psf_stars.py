@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import PsfConfig
-from ztfds.photometry.detection import Detections, Shapes
+from ztfds.photometry.detection import Detections, Shapes, half_sample_mode
 
 EDGE_PX = 6  # a star nearer to the edge misses too much of its core's surroundings
 CELLS = 4  # stars are taken in turn from CELLS x CELLS parts of the image
@@ -96,12 +96,18 @@ def _alike(shapes: Shapes, candidates: np.ndarray, clip: float) -> np.ndarray:
     """True where width and ellipticity are those of most candidates."""
     if candidates.size < 5:
         return np.ones(candidates.size, bool)
-    keep = np.ones(candidates.size, bool)
-    for values in (shapes.fwhm[candidates], shapes.ellipticity[candidates]):
-        middle = np.median(values)
-        spread = max(1.4826 * float(np.median(np.abs(values - middle))), 0.01 * float(middle), 0.005)
-        keep &= np.abs(values - middle) < clip * spread
-    return keep
+    width, flat = shapes.fwhm[candidates], shapes.ellipticity[candidates]
+    # blends and galaxies are wider than stars, never narrower: the mode of the widths, not their median, is the stars'
+    usual = half_sample_mode(np.sort(width))
+    keep = np.abs(width - usual) < clip * _spread_about(width, usual, 0.01 * usual)
+    middle = float(np.median(flat[keep])) if keep.any() else 0.0
+    return np.asarray(keep & (np.abs(flat - middle) < clip * _spread_about(flat, middle, 0.005)))
+
+
+def _spread_about(values: np.ndarray, middle: float, least: float) -> float:
+    """Robust scatter of values about their middle, not below `least`; the far half does not count."""
+    distance = np.sort(np.abs(values - middle))
+    return float(max(1.4826 * np.median(distance[: max(5, int(0.75 * distance.size))]), least))
 
 
 def _spread(shapes: Shapes, chosen: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:

@@ -41,9 +41,9 @@ class _Base:
 def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceProducts:
     """Co-add images to a reference.
 
-    The grid is that of the input whose centre is nearest to the median of all centres (the least rotation and loss of
-    edges for the others). Items of `inputs` are asked for twice, first for the header only; a sequence that loads
-    from disk keeps the memory at 4 bytes per pixel and input.
+    The grid is that of the input whose pointing is nearest to the median of all (the least loss of edges for the
+    others). `inputs` may be a sequence whose items load their pixels only when `pixels` is asked for: the headers are
+    read first, then each input once (the base twice), so that the memory stays at 4 bytes per pixel and input.
 
     Parameters
     ----------
@@ -65,13 +65,8 @@ def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceP
     """
     if len(inputs) < 2:
         raise ValueError(f"a reference needs at least 2 inputs, not {len(inputs)}")
-    headers, shapes = [], []
-    for k in range(len(inputs)):
-        item = inputs[k]
-        headers.append(item.header)
-        shapes.append((item.pixels.shape[0], item.pixels.shape[1]))
-        del item
-    base = _base(headers, shapes)
+    headers = [inputs[k].header for k in range(len(inputs))]
+    base = _base(inputs, headers)
     images = coadd(inputs, base.wcs, base.shape, config)
     saturate = min(number(h, "SATURATE", 5e4) * s for h, s in zip(headers, images.scales, strict=True))
     try:
@@ -99,21 +94,15 @@ def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceP
     )
 
 
-def _base(headers: Sequence[fits.Header], shapes: Sequence[tuple[int, int]]) -> _Base:
+def _base(inputs: Sequence[ReferenceInput], headers: Sequence[fits.Header]) -> _Base:
     """The input with the most central pointing."""
     systems = [wcs_of(header) for header in headers]
-    centres = np.array(
-        [
-            system.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
-            for system, shape in zip(systems, shapes, strict=True)
-        ]
-    )
-    ra = np.degrees(np.angle(np.exp(1j * np.radians(centres[:, 0] - centres[0, 0])))) * np.cos(
-        np.radians(centres[0, 1])
-    )
-    offset = np.hypot(ra - np.median(ra), centres[:, 1] - np.median(centres[:, 1]))
-    k = int(np.argmin(offset))
-    return _Base(headers[k], systems[k], shapes[k])
+    places = np.array([system.all_pix2world(0, 0, 0) for system in systems])
+    east = (places[:, 0] - places[0, 0] + 180) % 360 - 180
+    east *= np.cos(np.radians(places[0, 1]))
+    k = int(np.argmin(np.hypot(east - np.median(east), places[:, 1] - np.median(places[:, 1]))))
+    pixels = inputs[k].pixels
+    return _Base(headers[k], systems[k], (pixels.shape[0], pixels.shape[1]))
 
 
 def _values(headers: Sequence[fits.Header], keyword: str) -> np.ndarray:

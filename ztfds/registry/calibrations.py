@@ -42,7 +42,7 @@ def valid(dsn: str, caltype: str, rcid: int, fid: int, jd: float) -> dict[str, A
     -------
     dict
         The row of `calibrations` and, under ``data``, ``unc`` and ``cmask``, the rows of its products (None if absent);
-        ``age_d`` is the time since it became valid, d.
+        ``qa`` has its quality metrics, ``age_d`` is the time since it became valid, d.
 
     Raises
     ------
@@ -50,7 +50,8 @@ def valid(dsn: str, caltype: str, rcid: int, fid: int, jd: float) -> dict[str, A
         There is none.
     """
     query = """
-        select c.*, %(jd)s - c.valid_from_jd as age_d, to_jsonb(d) as data, to_jsonb(u) as unc, to_jsonb(m) as cmask
+        select c.*, %(jd)s - c.valid_from_jd as age_d, to_jsonb(d) as data, to_jsonb(u) as unc, to_jsonb(m) as cmask,
+            (select jsonb_object_agg(q.name, q.value) from qa_metrics q where q.provenance_id = c.provenance_id) as qa
         from calibrations c join products d on d.product_id = c.data_id
         left join products u on u.product_id = c.unc_id left join products m on m.product_id = c.cmask_id
         where c.caltype = %(caltype)s and c.rcid = %(rcid)s and c.fid = %(fid)s and c.accepted

@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ztfds.survey.errors import DatabaseDown
 Cursor = psycopg2.extensions.cursor
 Connection = psycopg2.extensions.connection
 
+_session: ContextVar[tuple[str, Connection] | None] = ContextVar("ztfds_database_session", default=None)
 _OPTIONS = "-c search_path=ztf,public -c timezone=UTC"
 
 
@@ -61,7 +63,8 @@ def transaction(dsn: str) -> Iterator[Cursor]:
         No server answers, or it goes away in the middle. A commit that was under way may or may not have happened: whoever tries
         again must find out, which every function of the registry does.
     """
-    connection = connect(dsn)
+    kept = _session.get()
+    connection = kept[1] if kept and kept[0] == dsn else connect(dsn)
     try:
         with connection, connection.cursor() as cursor:
             yield cursor
@@ -70,6 +73,27 @@ def transaction(dsn: str) -> Iterator[Cursor]:
             raise DatabaseDown(f"the database went away: {str(error).strip()}") from error
         raise
     finally:
+        if not (kept and connection is kept[1]):
+            connection.close()
+
+
+@contextmanager
+def session(dsn: str) -> Iterator[None]:
+    """Let several look-ups in a row share one connection; nothing is computed inside.
+
+    Every `transaction` on the same database inside the block is one on this connection; nested ones are not allowed.
+
+    Raises
+    ------
+    DatabaseDown
+        No server answers.
+    """
+    connection = connect(dsn)
+    token = _session.set((dsn, connection))
+    try:
+        yield
+    finally:
+        _session.reset(token)
         connection.close()
 
 

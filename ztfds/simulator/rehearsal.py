@@ -94,6 +94,7 @@ class Rehearsal:
         self.summary = Summary(size, list(self.plan.dates))
         self.truth, self.catalogs = self.home / "truth", self.home / "catalogs"
         self._mountain: multiprocessing.process.BaseProcess | None = None
+        self._next_look = 0.0
 
     def say(self, line: str) -> None:
         """One line of progress with the time since the start."""
@@ -231,7 +232,10 @@ class Rehearsal:
             time.sleep(1.0)
 
     def _watch(self) -> None:
-        """Keep the largest memory of everything together."""
+        """Keep the largest memory of everything together, looked at every few seconds."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + 5.0
         total = sum(row.memory_mb for row in stack.status(self.home)) + psutil.Process().memory_info().rss / 1e6
         self.summary.memory_mb_peak = round(max(self.summary.memory_mb_peak, total), 1)
 
