@@ -1,7 +1,5 @@
 """calibration: one run for each afternoon; when all its biases and flats are in, the calibration products of every CCD."""
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, get_current_context, task
 from ztfds_tasks import REALTIME, library
 
@@ -17,7 +15,7 @@ with DAG("calibration", description=__doc__, default_args=REALTIME, tags=["after
         with library() as context:
             afternoon.receive_manifest(context, get_current_context()["dag_run"].conf["manifest"])
 
-    @task.sensor(mode="reschedule", poke_interval=timedelta(seconds=5), timeout=2 * PATIENCE_S)
+    @task.sensor(mode="reschedule", poke_interval=3, exponential_backoff=True, max_wait=30, timeout=2 * PATIENCE_S)
     def frames() -> bool:
         """Wait until every frame of the list is in a terminal state, or for an hour."""
         from ztfds.operations import afternoon

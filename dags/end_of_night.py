@@ -1,7 +1,5 @@
 """end_of_night: one run for each night, when its manifest has come: account for every file, report, order references."""
 
-from datetime import timedelta
-
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, get_current_context, task
 from ztfds_tasks import NIGHTLY, library
@@ -18,7 +16,7 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         with library() as context:
             afternoon.receive_manifest(context, get_current_context()["dag_run"].conf["manifest"])
 
-    @task.sensor(mode="reschedule", poke_interval=timedelta(seconds=10), timeout=2 * PATIENCE_S)
+    @task.sensor(mode="reschedule", poke_interval=3, exponential_backoff=True, max_wait=30, timeout=2 * PATIENCE_S)
     def settled() -> bool:
         """Wait until every exposure of the night is in a terminal state, or for two hours."""
         from ztfds.operations import afternoon

@@ -192,11 +192,23 @@ def test_transient_next_to_a_bad_pixel_counts_it(rng: np.random.Generator) -> No
     truth = sky.make_truth(rng, (264, 256), 100, 9, snr=60.0)
     scene = sky.make_scene(rng, truth)
     y, x = round(truth.ty[0]), round(truth.tx[0])
-    scene.science.mask[y + 2, x + 1] |= bits.NOISY
+    scene.science.mask[y + 2, x + 1] |= bits.NOISY | bits.GHOST
     out = subtract(scene)
     k = matched(out, truth)[0]
     assert k >= 0
     assert out.candidates["nbad"][k] >= 1
+
+
+def test_a_dead_pixel_next_to_a_transient_does_not_hide_it(rng: np.random.Generator) -> None:
+    truth = sky.make_truth(rng, (264, 256), 100, 16, snr=25.0)
+    scene = sky.make_scene(rng, truth)
+    for x, y in zip(truth.tx, truth.ty, strict=True):
+        at = round(y), round(x) + 1
+        scene.science.mask[at], scene.science.pixels[at] = bits.DEAD, 0.0
+    out = subtract(scene)
+    found = matched(out, truth)
+    assert (found >= 0).mean() > 0.9
+    assert np.median(out.candidates["nbad"][found[found >= 0]]) == 1
 
 
 def test_no_reference_there_means_no_difference_there(rng: np.random.Generator) -> None:

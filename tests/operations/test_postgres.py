@@ -121,6 +121,7 @@ def test_a_port_taken_by_others_is_given_up(running, monkeypatch):
     import socket
 
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", running.port))
         other.listen()
         taken = running.port

@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 
 from ztfds.config.photometry import PhotometryConfig
-from ztfds.photometry import measure
 
 sys.path.insert(0, str(Path(__file__).parent))
-import scenes
-
-
-def measured(scene, config=None):
-    """Photometry and PSF of a scene by the whole chain."""
-    config = config or PhotometryConfig()
-    prepared = measure.prepare(scene.pixels, scene.mask, scenes.GAIN, scenes.READNOISE, scenes.SATURATE, config)
-    psf = measure.model_psf(prepared, config)
-    return measure.fit_scene(prepared, psf, config)
+import moffat_scenes as scenes
+from moffat_scenes import measured
 
 
 @pytest.fixture(scope="session")

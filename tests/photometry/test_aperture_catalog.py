@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import moffat_scenes as scenes
 import numpy as np
 import pytest
-import scenes
-from conftest import measured
+from moffat_scenes import measured
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import ApertureConfig, PhotometryConfig

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
+import moffat_scenes as scenes
 import numpy as np
 import pytest
-import scenes
-from conftest import measured
-from scenes import match
+from moffat_scenes import match, measured
 
 from ztfds.config.photometry import PhotometryConfig
 from ztfds.formats.tables import PSFCAT_DTYPE

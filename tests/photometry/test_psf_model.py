@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import moffat_scenes as scenes
 import numpy as np
 import pytest
-import scenes
-from conftest import measured
+from moffat_scenes import measured
 
 from ztfds.config.photometry import PhotometryConfig
 from ztfds.formats.psf import read_psf, write_psf

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import moffat_scenes as scenes
 import numpy as np
 import pytest
-import scenes
 
 from ztfds.config.photometry import BackgroundConfig
 from ztfds.photometry.background import estimate

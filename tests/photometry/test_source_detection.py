@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import moffat_scenes as scenes
 import numpy as np
 import pytest
-import scenes
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import DetectionConfig, PhotometryConfig

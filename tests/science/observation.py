@@ -16,7 +16,7 @@ from ztfds.science.run import ScienceInputs
 from ztfds.survey.camera import TINY, camera_for_shape, rcid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "photometry"))
-import scenes
+import moffat_scenes as scenes
 
 CCDID, QID = 6, 1
 ZEROPOINT, COLOR_COEFFICIENT = 26.2, 0.09
@@ -81,9 +81,17 @@ def observe(rng, n=90, camera=TINY, faint=300.0, bright=60_000.0, slope=0.5, pix
     for band in "griz":
         ps1[f"{band}_err"] = 0.005
     ps1["sgscore"] = 1.0
-    extension = fits.Header([("GAIN", scenes.GAIN), ("READNOI", scenes.READNOISE), ("CCD_ID", CCDID), ("AMP_ID", QID - 1)])
+    extension = fits.Header(
+        [("GAIN", scenes.GAIN), ("READNOI", scenes.READNOISE), ("CCD_ID", CCDID), ("AMP_ID", QID - 1)]
+    )
     split = SplitQuadrant(
-        QID, rcid(CCDID, QID), made.pixels + np.float32(5.0), made.mask, extension, scenes.SATURATE, {"overscan_mean_dn": 1000.0}
+        QID,
+        rcid(CCDID, QID),
+        made.pixels + np.float32(5.0),
+        made.mask,
+        extension,
+        scenes.SATURATE,
+        {"overscan_mean_dn": 1000.0},
     )
     inputs = ScienceInputs(
         split, primary_header(), calibration(shape, 5.0), calibration(shape, 1.0), gaia, ps1, camera_for_shape(shape)

@@ -110,8 +110,12 @@ class DifferenceConfig(StepConfig):
     grid_step_px: int = Field(64, ge=8, le=256, description="Nodes of the exact coordinate map; error below 1e-3 px.")
     fill_rings: int = Field(8, ge=1, description="Depth to which holes are bridged before convolutions, px.")
     mask_reach: int = Field(2, ge=1, le=3, description="A bad reference pixel spoils samples this near per axis, px.")
-    mask_growth_px: int = Field(1, ge=0, description="Growth of bad pixels by the spread of the difference kernel, px.")
-    saturated_growth_px: int = Field(4, ge=0, description="The same around saturated pixels, whose light is large, px.")
+    mask_growth_px: int = Field(
+        1, ge=0, description="Growth of radiation hits, tracks and missing pixels, px: their rims are not sharp."
+    )
+    saturated_growth_px: int = Field(
+        4, ge=0, description="Growth of saturated pixels, px: what the difference kernels spread of their light."
+    )
     tile_px: int = Field(
         1100, ge=128, description="Largest side of a tile with one PSF, px (3 x 3 in a full quadrant)."
     )
@@ -121,6 +125,9 @@ class DifferenceConfig(StepConfig):
     star_bright_mag: float = Field(14.0, description="Brightest matching star, mag: near saturation beyond.")
     star_faint_mag: float = Field(19.5, description="Faintest matching star, mag.")
     star_isolation_px: float = Field(7.0, gt=0, description="No neighbour above 1/5 of the flux this near, px.")
+    star_bad_fraction: float = Field(
+        0.1, ge=0, le=1, description="Largest share of bad (bridged) pixels around a matching star; none in its core."
+    )
     star_half_px: int = Field(5, ge=2, description="Half size of the fitted window of a matching star, px.")
     max_stars: int = Field(160, ge=5, description="Most matching stars, spread over the image: 0.1 s.")
     min_matches: int = Field(20, ge=1, description="Fewest stars for a measured gain, else the zero points give it.")

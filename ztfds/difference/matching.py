@@ -118,10 +118,11 @@ def _spread(rows: np.ndarray, x: np.ndarray, y: np.ndarray, shape: tuple[int, in
 
 
 def _clean(peak: np.ndarray, bad: np.ndarray, y: float, x: float, saturate: float, config: DifferenceConfig) -> bool:
-    """Whether no pixel near the star is bad or near saturation."""
+    """Whether the star's core has no bad pixel, its window few, and nothing is near saturation."""
     j, i, h = round(y), round(x), config.star_half_px + 2
-    box = np.s_[j - h : j + h + 1, i - h : i + h + 1]
-    return not bad[box].any() and bool(np.nanmax(peak[box]) < config.saturation_margin * saturate)
+    box, core = np.s_[j - h : j + h + 1, i - h : i + h + 1], np.s_[j - 2 : j + 3, i - 2 : i + 3]
+    few = np.count_nonzero(bad[box]) <= config.star_bad_fraction * bad[box].size
+    return bool(few and not bad[core].any() and np.nanmax(peak[box]) < config.saturation_margin * saturate)
 
 
 def _isolated(rows: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:

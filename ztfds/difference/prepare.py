@@ -27,6 +27,9 @@ from ztfds.survey.errors import BadDifference
 
 log = logging.getLogger(__name__)
 
+MOST_SOURCES = 0.8
+"""Share of source pixels above which the sky is measured on sources as well (they cancel, but for their wings)."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -42,6 +45,8 @@ class Prepared:
         Pixel variances, finite and positive.
     mask : (ny, nx) uint16
         OR of the masks, bad pixels grown.
+    flagged : (ny, nx) bool
+        Any bad bit in either image, not grown.
     blocked : (ny, nx) bool
         Bad in either image, grown.
     no_data : (ny, nx) bool
@@ -61,6 +66,7 @@ class Prepared:
     var_new: np.ndarray
     var_ref: np.ndarray
     mask: np.ndarray
+    flagged: np.ndarray
     blocked: np.ndarray
     no_data: np.ndarray
     tiles: list[Tile]
@@ -83,7 +89,7 @@ class _OnGrid:
 
 @dataclass(frozen=True)
 class _Science:
-    """The science image without its sky, 0 at bad pixels."""
+    """The science image without its sky, bad pixels bridged."""
 
     new: np.ndarray
     sky: np.ndarray
@@ -124,6 +130,7 @@ def _start(inputs: DifferenceInputs) -> _Science:
     gain, noise = number(source.header, "GAIN", 6.2), number(source.header, "READNOI", 10.0)
     out = _Science(np.empty_like(pixels), sky, np.empty_like(pixels), np.empty(pixels.shape, np.bool_))
     kernels.start_science(pixels, sky, mask, bits.HARD_BAD, gain, (noise / gain) ** 2, out.new, out.bad, out.variance)
+    resample_kernels.fill_holes(out.new, out.bad, 2)  # for the star stamps; patched from the reference later
     return out
 
 
@@ -182,7 +189,8 @@ def _match(
     if psfcat is None:
         raise BadDifference("the science image has no PSF catalog")
     saturate, magzp = number(source.header, "SATURATE", np.inf), number(source.header, "MAGZP", np.nan)
-    rows = select_stars(psfcat, source.pixels, science.bad | ref.bad, saturate, magzp, config)
+    bad = science.bad | ref.bad
+    rows = select_stars(psfcat, source.pixels, bad, saturate, magzp, config)
     return match_stars(science.new, ref.pixels, psfcat, rows, tiles, config)
 
 
@@ -205,14 +213,15 @@ def _join(
     """Scale, sky, patches, variances, masks."""
     gain = gains[0] if np.isfinite(gains[0]) else 1.0
     bad = science.bad | ref.bad
-    mesh = residual_sky(science.new, ref.pixels, gain, bad, config)
+    mask = inputs.science.mask | ref.mask
+    mesh = residual_sky(science.new, ref.pixels, gain, _not_sky(mask, bad), config)
     both = np.empty(bad.shape, np.bool_)
     kernels.match_and_patch(science.new, ref.pixels, science.bad, ref.bad, mesh, config.background_box_px, gain, both)
     resample_kernels.fill_holes(science.new, both, config.fill_rings)
     resample_kernels.fill_holes(ref.pixels, both, config.fill_rings)
     var_ref = np.multiply(ref.uncertainty, np.float32(gain), out=ref.uncertainty)
     np.multiply(var_ref, var_ref, out=var_ref)
-    mask = inputs.science.mask | ref.mask
+    flagged = (mask & bits.BAD_TEMPLATE) != 0
     blocked = grown_bad(mask, bad, config)
     kernels.flag_pixels(mask, blocked, bits.HARD_BAD, bits.NAN)
     return Prepared(
@@ -222,6 +231,7 @@ def _join(
         var_new=_clean_variance(science.variance, science.bad),
         var_ref=_clean_variance(var_ref, ref.bad),
         mask=mask,
+        flagged=flagged,
         blocked=blocked,
         no_data=ref.missing | ~np.isfinite(inputs.science.pixels),
         tiles=tiles,
@@ -232,8 +242,16 @@ def _join(
     )
 
 
+def _not_sky(mask: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Bad pixels and those of sources; in fields so crowded that little else is left, the bad ones alone."""
+    sources = bad | ((mask & bits.SOURCE_TEMPLATE) != 0)
+    return sources if np.count_nonzero(sources) < MOST_SOURCES * sources.size else bad
+
+
 def grown_bad(mask: np.ndarray, bad: np.ndarray, config: DifferenceConfig) -> np.ndarray:
-    """Bad pixels grown by the reach of the difference kernel, farther around saturated ones.
+    """Bad pixels, grown where their rims are not sharp: by little around hits and gaps, farther around saturated ones.
+
+    Sharp detector defects are not grown: they are patched from the other image and leave nothing around them.
 
     Parameters
     ----------
@@ -245,9 +263,10 @@ def grown_bad(mask: np.ndarray, bad: np.ndarray, config: DifferenceConfig) -> np
     -------
     (ny, nx) bool
     """
-    saturated = (mask & bits.SATURATED) != 0
-    grown = bad | saturated
+    grown = (mask & (bits.SPIKE | bits.TRACK | bits.NAN)) != 0
     resample_kernels.grow(grown, config.mask_growth_px)
+    grown |= bad
+    saturated = (mask & bits.SATURATED) != 0
     if saturated.any():
         resample_kernels.grow(saturated, config.saturated_growth_px)
         grown |= saturated

@@ -19,7 +19,7 @@ from ztfds.difference.score import RB_VERSION, real_bogus
 from ztfds.difference.subtract import Subtraction, subtract
 from ztfds.kernels import zogy as kernels
 from ztfds.reference.grid import number, wcs_of
-from ztfds.survey import bits, ids
+from ztfds.survey import ids
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _measured_images(
         variance=prepared.var_new,
         score=subtraction.score,
         scorr=scorr,
-        bad=(prepared.mask & bits.BAD_TEMPLATE) != 0,
+        bad=prepared.flagged,
         blocked=prepared.blocked | prepared.no_data,
         tiles=prepared.tiles,
         psfs=subtraction.psfs,

@@ -9,7 +9,7 @@ from .background import mesh_value
 
 
 @njit("void(f4[::1], f4[::1], f4)", cache=True, nogil=True, fastmath=True, inline="always")
-def _add_scaled(target: np.ndarray, source: np.ndarray, factor: float) -> None:
+def _add_scaled(target: np.ndarray, source: np.ndarray, factor: np.float32) -> None:
     """target += factor * source."""
     for i in range(target.size):
         target[i] += factor * source[i]

@@ -213,6 +213,73 @@ def paint_radius(flux: float, sigma: float, least: float, scale: float) -> float
 
 
 @njit(
+    "UniTuple(f8, 4)(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], f8, f8, f8, f8, f8, f8, f8)",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def _correction(
+    data: np.ndarray,
+    residual: np.ndarray,
+    usable: np.ndarray,
+    value: np.ndarray,
+    value_x: np.ndarray,
+    value_y: np.ndarray,
+    x: float,
+    y: float,
+    f: float,
+    sky: float,
+    radius: float,
+    gain: float,
+    model_error: float,
+) -> tuple[float, float, float, float]:
+    """One weighted least-squares step for flux, x, y of a source from the residual image: their changes, error of the flux.
+
+    `value` and its derivatives are the source's PSF on the stamp of `stamp_box`. The error is 0 where nothing can be fitted.
+    """
+    ix0, iy0, width, height = stamp_box(x, y, radius, residual.shape[1], residual.shape[0])
+    a00 = a01 = a02 = a11 = a12 = a22 = b0 = b1 = b2 = 0.0
+    used = 0
+    for j in range(height):
+        dy2 = (iy0 + j - y) * (iy0 + j - y)
+        for i in range(width):
+            if dy2 + (ix0 + i - x) * (ix0 + i - x) > radius * radius or not usable[iy0 + j, ix0 + i]:
+                continue
+            p = float(value[j, i])
+            r = float(residual[iy0 + j, ix0 + i])
+            light = max(float(data[iy0 + j, ix0 + i]) - r, 0.0)
+            bias = model_error * f * p
+            w = 1.0 / (sky + light / gain + bias * bias)
+            px, py = f * float(value_x[j, i]), f * float(value_y[j, i])
+            a00 += w * p * p
+            a01 += w * p * px
+            a02 += w * p * py
+            a11 += w * px * px
+            a12 += w * px * py
+            a22 += w * py * py
+            b0 += w * p * r
+            b1 += w * px * r
+            b2 += w * py * r
+            used += 1
+    # a step in position of half a pixel costs one sigma: hopeless blends stay put
+    a11 += 4.0
+    a22 += 4.0
+    d0 = a11 * a22 - a12 * a12
+    det = a00 * d0 - a01 * (a01 * a22 - a12 * a02) + a02 * (a01 * a12 - a11 * a02)
+    if used < 5 or det <= 0.0 or a00 <= 0.0:
+        return 0.0, 0.0, 0.0, 0.0
+    i00 = d0 / det
+    i01 = (a02 * a12 - a01 * a22) / det
+    i02 = (a01 * a12 - a02 * a11) / det
+    i11 = (a00 * a22 - a02 * a02) / det
+    i12 = (a01 * a02 - a00 * a12) / det
+    i22 = (a00 * a11 - a01 * a01) / det
+    dx = min(0.4, max(-0.4, i01 * b0 + i11 * b1 + i12 * b2))
+    dy = min(0.4, max(-0.4, i02 * b0 + i12 * b1 + i22 * b2))
+    return i00 * b0 + i01 * b1 + i02 * b2, dx, dy, np.sqrt(i00)
+
+
+@njit(
     "i8(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], "
     "b1[::1], u1[:, ::1], u1[:, ::1], f8, f8, f8, f8, f8)",
     cache=True,
@@ -277,48 +344,14 @@ def fit_sweep(
         radius = fit_radii[s]
         ix0, iy0, width, height = stamp_box(x, y, radius, nx, ny)
         local_psf(phased, x, y, nx, ny, max(radius, radii[s]) + 1.0, phi, local)
-        a00 = a01 = a02 = a11 = a12 = a22 = b0 = b1 = b2 = 0.0
-        used = 0
+        new_flux, dx, dy = -1.0, 0.0, 0.0
         if width > 0 and height > 0:
             render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, True)
-            for j in range(height):
-                dy2 = (iy0 + j - y) * (iy0 + j - y)
-                for i in range(width):
-                    if dy2 + (ix0 + i - x) * (ix0 + i - x) > radius * radius or not usable[iy0 + j, ix0 + i]:
-                        continue
-                    p = float(value[j, i])
-                    r = float(residual[iy0 + j, ix0 + i])
-                    light = max(float(data[iy0 + j, ix0 + i]) - r, 0.0)
-                    bias = model_error * f * p
-                    w = 1.0 / (skies[s] + light / gain + bias * bias)
-                    px, py = f * float(value_x[j, i]), f * float(value_y[j, i])
-                    a00 += w * p * p
-                    a01 += w * p * px
-                    a02 += w * p * py
-                    a11 += w * px * px
-                    a12 += w * px * py
-                    a22 += w * py * py
-                    b0 += w * p * r
-                    b1 += w * px * r
-                    b2 += w * py * r
-                    used += 1
-        # a step in position of half a pixel costs one sigma: hopeless blends stay put
-        a11 += 4.0
-        a22 += 4.0
-        d0 = a11 * a22 - a12 * a12
-        det = a00 * d0 - a01 * (a01 * a22 - a12 * a02) + a02 * (a01 * a12 - a11 * a02)
-        new_flux, dx, dy = -1.0, 0.0, 0.0
-        if used >= 5 and det > 0.0 and a00 > 0.0:
-            i00 = d0 / det
-            i01 = (a02 * a12 - a01 * a22) / det
-            i02 = (a01 * a12 - a02 * a11) / det
-            i11 = (a00 * a22 - a02 * a02) / det
-            i12 = (a01 * a02 - a00 * a12) / det
-            i22 = (a00 * a11 - a01 * a01) / det
-            new_flux = f + i00 * b0 + i01 * b1 + i02 * b2
-            dx = min(0.4, max(-0.4, i01 * b0 + i11 * b1 + i12 * b2))
-            dy = min(0.4, max(-0.4, i02 * b0 + i12 * b1 + i22 * b2))
-            errors[s] = np.sqrt(i00)
+            df, dx, dy, error = _correction(
+                data, residual, usable, value, value_x, value_y, x, y, f, skies[s], radius, gain, model_error
+            )
+            if error > 0.0:
+                new_flux, errors[s] = f + df, error
         inside = x + dx > -0.5 and y + dy > -0.5 and x + dx < nx - 0.5 and y + dy < ny - 0.5
         _add(residual, local, x, y, f, radii[s], value, value_x, value_y, rows)
         changed = True

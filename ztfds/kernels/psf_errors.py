@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .psf import HALF_NODES, NODES, OVERSAMPLING, PAD, local_psf, render, stamp_box
+from .psf import HALF_NODES, NODES, OVERSAMPLING, PAD, RADIUS, local_psf, render, stamp_box
 
 NEIGHBOURS = 4  # strongest neighbours that enter the error matrix
 SIZE = 3 * (NEIGHBOURS + 1)
@@ -36,6 +36,114 @@ def _inverse_diagonal(matrix: np.ndarray, n: int, wanted: int, out: np.ndarray, 
             total += column[i] * column[i]
         out[c] = total
     return True
+
+
+@njit("i8(f8[::1], i8[::1], i8, i8, i8[::1])", cache=True, nogil=True)
+def _brightest(fluxes: np.ndarray, neighbours: np.ndarray, first: int, last: int, chosen: np.ndarray) -> int:
+    """Fill `chosen` with the brightest of neighbours[first:last]; return how many there are."""
+    count = 0
+    for q in range(first, last):
+        t = neighbours[q]
+        if count < chosen.size:
+            chosen[count] = t
+            count += 1
+            continue
+        faintest = 0
+        for c in range(1, chosen.size):
+            if fluxes[chosen[c]] < fluxes[chosen[faintest]]:
+                faintest = c
+        if fluxes[t] > fluxes[chosen[faintest]]:
+            chosen[faintest] = t
+    return count
+
+
+@njit(
+    "i8(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, ::1], f4[:, ::1], f8, f8, f8, f8, f8, f8, f8, f8[::1], f8[::1])",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+)
+def _pixel_sums(
+    data: np.ndarray,
+    residual: np.ndarray,
+    usable: np.ndarray,
+    value: np.ndarray,
+    own: np.ndarray,
+    x: float,
+    y: float,
+    f: float,
+    sky: float,
+    radius: float,
+    gain: float,
+    model_error: float,
+    weight: np.ndarray,
+    sums: np.ndarray,
+) -> int:
+    """Inverse variances of a stamp's pixels (0 where unused) and the sums that chi and sharp need; returns pixels used.
+
+    `own` is the PSF with a margin of one pixel around `value`. sums: p^2 of usable pixels, p^2 of all, w p^2, w p l, w l^2,
+    w r p, w r l, w r^2 with the PSF p, its broadening l, the residual r.
+    """
+    ix0, iy0, width, height = stamp_box(x, y, radius, residual.shape[1], residual.shape[0])
+    sums[:] = 0.0
+    n = 0
+    for j in range(height):
+        dy2 = (iy0 + j - y) * (iy0 + j - y)
+        for i in range(width):
+            weight[j * width + i] = 0.0
+            if dy2 + (ix0 + i - x) * (ix0 + i - x) > radius * radius:
+                continue
+            p = float(value[j, i])
+            sums[1] += p * p
+            if not usable[iy0 + j, ix0 + i]:
+                continue
+            r = float(residual[iy0 + j, ix0 + i])
+            light = max(float(data[iy0 + j, ix0 + i]) - r, 0.0)
+            bias = model_error * f * p
+            w = 1.0 / (sky + light / gain + bias * bias)
+            spread = 0.5 * (own[j, i + 1] + own[j + 2, i + 1] + own[j + 1, i] + own[j + 1, i + 2]) - 2.0 * p
+            weight[j * width + i] = w
+            sums[0] += p * p
+            sums[2] += w * p * p
+            sums[3] += w * p * spread
+            sums[4] += w * spread * spread
+            sums[5] += w * r * p
+            sums[6] += w * r * spread
+            sums[7] += w * r * r
+            n += 1
+    return n
+
+
+@njit("void(f4[:, ::1], f4[:, ::1], f4[:, ::1], i8, i8, f8, f8[:, ::1], i8)", cache=True, nogil=True)
+def _fill_basis(
+    value: np.ndarray,
+    value_x: np.ndarray,
+    value_y: np.ndarray,
+    width: int,
+    height: int,
+    flux: float,
+    basis: np.ndarray,
+    first: int,
+) -> None:
+    """Derivatives of the model with respect to flux, x, y of a source as rows first .. first + 2 of `basis`."""
+    for j in range(height):
+        for i in range(width):
+            k = j * width + i
+            basis[first, k] = value[j, i]
+            basis[first + 1, k] = flux * value_x[j, i]
+            basis[first + 2, k] = flux * value_y[j, i]
+
+
+@njit("void(f8[:, ::1], f8[::1], i8, i8, f8[:, ::1])", cache=True, nogil=True, fastmath=True)
+def _fisher_matrix(basis: np.ndarray, weight: np.ndarray, size: int, n: int, fisher: np.ndarray) -> None:
+    """fisher[a, b] = sum over n pixels of weight * basis[a] * basis[b]."""
+    for a in range(size):
+        for b in range(a + 1):
+            total = 0.0
+            for k in range(n):
+                total += weight[k] * basis[a, k] * basis[b, k]
+            fisher[a, b] = total
+            fisher[b, a] = total
 
 
 @njit(
@@ -82,7 +190,7 @@ def fit_quality(
     weight = np.empty(PAD * PAD, np.float64)
     phi = np.empty(6)
     fisher, lower = np.empty((SIZE, SIZE)), np.empty((SIZE, SIZE))
-    diagonal = np.empty(3)
+    diagonal, sums = np.empty(3), np.empty(8)
     chosen = np.empty(NEIGHBOURS, np.int64)
     for s in range(xs.size):
         out[s, :] = np.nan
@@ -94,95 +202,43 @@ def fit_quality(
         # one pixel more on every side, for the broadening
         render(local, x, y, ix0 - 1, iy0 - 1, width + 2, height + 2, own, value_x, value_y, rows, False)
         render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, True)
-        n = 0
-        s_w = s_pp = s_pl = s_rp = s_rl = s_ll = s_rr = all_pp = 0.0
-        for j in range(height):
-            dy2 = (iy0 + j - y) * (iy0 + j - y)
-            for i in range(width):
-                if dy2 + (ix0 + i - x) * (ix0 + i - x) > radius * radius:
-                    weight[j * width + i] = 0.0
-                    continue
-                p = float(value[j, i])
-                all_pp += p * p
-                if not usable[iy0 + j, ix0 + i]:
-                    weight[j * width + i] = 0.0
-                    continue
-                r = float(residual[iy0 + j, ix0 + i])
-                light = max(float(data[iy0 + j, ix0 + i]) - r, 0.0)
-                bias = model_error * f * p
-                w = 1.0 / (skies[s] + light / gain + bias * bias)
-                weight[j * width + i] = w
-                spread = 0.5 * (own[j, i + 1] + own[j + 2, i + 1] + own[j + 1, i] + own[j + 1, i + 2]) - 2.0 * p
-                s_w += p * p
-                s_pp += w * p * p
-                s_pl += w * p * spread
-                s_ll += w * spread * spread
-                s_rp += w * r * p
-                s_rl += w * r * spread
-                s_rr += w * r * r
-                n += 1
-        if n < 5 or s_pp <= 0.0:
+        n = _pixel_sums(
+            data, residual, usable, value, own, x, y, f, skies[s], radius, gain, model_error, weight, sums
+        )  # fmt: skip
+        if n < 5 or sums[2] <= 0.0:
             continue
-        for j in range(height):
-            for i in range(width):
-                k = j * width + i
-                basis[0, k] = value[j, i]
-                basis[1, k] = f * value_x[j, i]
-                basis[2, k] = f * value_y[j, i]
-        count = 0
-        for q in range(neighbour_start[s], neighbour_start[s + 1]):
-            t = neighbours[q]
-            # insertion into the list of the brightest
-            place = count if count < NEIGHBOURS else -1
-            if place < 0:
-                faintest = 0
-                for c in range(1, NEIGHBOURS):
-                    if fluxes[chosen[c]] < fluxes[chosen[faintest]]:
-                        faintest = c
-                if fluxes[t] > fluxes[chosen[faintest]]:
-                    place = faintest
-            else:
-                count += 1
-            if place >= 0:
-                chosen[place] = t
-        size = 3
+        _fill_basis(value, value_x, value_y, width, height, f, basis, 0)
+        size, used = 3, 0
+        count = _brightest(fluxes, neighbours, neighbour_start[s], neighbour_start[s + 1], chosen)
         for c in range(count):
             t = chosen[c]
             reach = max(
                 max(abs(ix0 - xs[t]), abs(ix0 + width - 1 - xs[t])),
                 max(abs(iy0 - ys[t]), abs(iy0 + height - 1 - ys[t])),
             )
-            if reach > 12.5:
+            if reach > RADIUS + 0.5:
                 continue
             local_psf(phased, xs[t], ys[t], nx, ny, reach, phi, local)
             render(local, xs[t], ys[t], ix0, iy0, width, height, value, value_x, value_y, rows, True)
-            for j in range(height):
-                for i in range(width):
-                    k = j * width + i
-                    basis[size, k] = value[j, i]
-                    basis[size + 1, k] = fluxes[t] * value_x[j, i]
-                    basis[size + 2, k] = fluxes[t] * value_y[j, i]
+            _fill_basis(value, value_x, value_y, width, height, fluxes[t], basis, size)
+            chosen[used] = t
+            used += 1
             size += 3
-        for a in range(size):
-            for b in range(a + 1):
-                total = 0.0
-                for k in range(width * height):
-                    total += weight[k] * basis[a, k] * basis[b, k]
-                fisher[a, b] = total
-                fisher[b, a] = total
-        for a in range(3, size, 3):
+        _fisher_matrix(basis, weight, size, width * height, fisher)
+        for c in range(used):
             # a neighbour is somewhere within its own pixel: keeps faint neighbours from making the matrix singular
+            a = 3 * (c + 1)
+            fisher[a, a] += 1.0 / (fluxes[chosen[c]] ** 2 + 1e-30)
             fisher[a + 1, a + 1] += 1.0
             fisher[a + 2, a + 2] += 1.0
-            fisher[a, a] += 1.0 / (fluxes[chosen[a // 3 - 1]] ** 2 + 1e-30)
         if not _inverse_diagonal(fisher, size, 3, diagonal, lower):
             continue
         out[s, 0], out[s, 1], out[s, 2] = np.sqrt(diagonal[0]), np.sqrt(diagonal[1]), np.sqrt(diagonal[2])
-        out[s, 3] = np.sqrt(s_rr / max(n - 3, 1))
-        across = s_ll - s_pl * s_pl / s_pp
+        out[s, 3] = np.sqrt(sums[7] / max(n - 3, 1))
+        across = sums[4] - sums[3] * sums[3] / sums[2]
         if across > 0.0 and f > 0.0:
-            out[s, 4] = (s_rl - s_rp * s_pl / s_pp) / (across * f)
-        out[s, 5] = s_w / max(all_pp, 1e-30)
+            out[s, 4] = (sums[6] - sums[5] * sums[3] / sums[2]) / (across * f)
+        out[s, 5] = sums[0] / max(sums[1], 1e-30)
 
 
 @njit(

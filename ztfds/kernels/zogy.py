@@ -348,7 +348,7 @@ def _convolve_stamp(image: np.ndarray, y: int, x: int, psf: np.ndarray, half: in
                 part = np.float32(0)
                 for m in range(size):
                     part += psf[k, size - 1 - m] * row[x - half + a - r + m]
-                total += part
+                total += float(part)
             out[b, a] = total
 
 

@@ -148,6 +148,14 @@ def _may_pass(info: os.stat_result, account: pwd.struct_passwd) -> bool:
     return bool(info.st_mode & (0o010 if info.st_gid == account.pw_gid else 0o001))
 
 
+def _lives(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 on which nobody listens now."""
     with socket.socket() as s:
@@ -236,10 +244,9 @@ class EmbeddedPostgres:
         try:
             pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            dead = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
         except (OSError, ValueError, IndexError):
             return None
-        return pid if b"postgres" in command and str(self.data).encode() in command and not dead else None
+        return pid if b"postgres" in command and str(self.data).encode() in command and _lives(pid) else None
 
     @property
     def port(self) -> int | None:
@@ -301,7 +308,7 @@ class EmbeddedPostgres:
                 return
             for sign in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, and what nobody survives
                 os.kill(pid, sign)
-                if self._gone(timeout_s):
+                if self._gone(pid, timeout_s):
                     log.info("PostgreSQL %d stopped (%s)", pid, sign.name)
                     return
         raise DatabaseDown(f"PostgreSQL {pid} does not stop")
@@ -324,10 +331,11 @@ class EmbeddedPostgres:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
 
-    def _gone(self, timeout_s: float) -> bool:
-        """Wait until the server has gone; False if it still lives after the timeout."""
+    @staticmethod
+    def _gone(pid: int, timeout_s: float) -> bool:
+        """Wait until a process has ended; False if it still lives after the timeout."""
         end = time.monotonic() + timeout_s
-        while self.pid is not None:
+        while _lives(pid):
             if time.monotonic() > end:
                 return False
             time.sleep(0.05)

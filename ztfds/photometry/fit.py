@@ -200,7 +200,9 @@ class Fitter:
         near = cKDTree(np.c_[found.x, found.y]).query_ball_point(np.c_[s.x[bright], s.y[bright]], WING_REACH_PX)
         for k, members in zip(bright, near, strict=True):
             distance = np.hypot(found.x[members] - s.x[k], found.y[members] - s.y[k])
-            inside = SATURATED_TRUST * np.interp(distance, np.arange(profile.size), profile) * (s.fit_radius[k] > self.reach)
+            inside = (
+                SATURATED_TRUST * np.interp(distance, np.arange(profile.size), profile) * (s.fit_radius[k] > self.reach)
+            )
             outside = edge * (kernels.RADIUS / np.maximum(distance, 1.0)) ** 3
             wings[members] += s.flux[k] * np.where(distance > kernels.RADIUS, outside, inside)
         return np.asarray(found.flux * profile[0] > wings)

@@ -110,7 +110,9 @@ def set_photometry(header: fits.Header, zeropoint: Zeropoint | None, saturate: f
     for k, note in enumerate(_NOTES, start=1):
         header[f"CALNOTE{k}"] = note
     saturation = (saturate, "Saturation value in final science image [DN]")
-    block: dict[str, tuple[float | int | str, str]] = {"PCOLOR": (pcolor, "Calibrator color used for PSF-fit calibration")}
+    block: dict[str, tuple[float | int | str, str]] = {
+        "PCOLOR": (pcolor, "Calibrator color used for PSF-fit calibration")
+    }
     if zeropoint is not None:
         block = zeropoint.header()
     for keyword, (value, comment) in block.items():

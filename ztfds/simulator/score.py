@@ -39,7 +39,7 @@ _DIFFERENCED = """
       join ccdfiles c on c.exposure = d.exposure and c.ccdid = p.ccdid
      where d.status = 1 and d.nid = any(%s) order by 1, 2"""
 _ALERTED = "select exposure, rcid, ra, dec from candidates where alerted and nid = any(%s)"
-_SCORR = "select value from qa_metrics where name = 'scorr_width' and value is not null and nid = any(%s)"
+_SCORR = "select value from qa_metrics where name = 'scorr_width_raw' and value is not null and nid = any(%s)"
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Score:
     psf_pull_width : float or None
         Robust width of (measured - true flux) / uncertainty of isolated stars.
     scorr_width : float or None
-        Median width of Scorr on blank sky.
+        Median width of Scorr on blank sky as computed, before the difference step scales it to one.
     transients_injected_snr10, transients_alerted_snr10 : int
         Injected transients at S/N >= 10 away from saturated stars in quadrants that were differenced, and those with an alert
         within 1.5 arcsec.

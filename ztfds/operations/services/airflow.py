@@ -165,7 +165,11 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "parsing_processes": 1,
             "print_stats_interval": 0,
         },
-        "logging": {"base_log_folder": state.logs / "airflow", "colored_console_log": False},
+        "logging": {
+            "base_log_folder": state.logs / "airflow",
+            "dag_processor_child_process_log_directory": state.logs / "airflow" / "dag_processor",
+            "colored_console_log": False,
+        },
     }
     return {f"AIRFLOW__{part}__{key}".upper(): str(v) for part, keys in named.items() for key, v in keys.items()}
 
@@ -287,7 +291,7 @@ def unhealthy(state: State) -> dict[str, str]:
     return sick
 
 
-def ensure_ready(state: State, timeout_s: float = 90.0) -> None:
+def ensure_ready(state: State, timeout_s: float = 180.0) -> None:
     """Create the pool and wait until the DAGs are known and can be run.
 
     Raises
@@ -299,8 +303,9 @@ def ensure_ready(state: State, timeout_s: float = 90.0) -> None:
         wanted = frozenset(path.stem for path in Path(state.settings.dags).glob("*.py"))
     else:
         wanted = DAGS
-    client = api(state)
+    client = AirflowApi(state.api_url, "admin", state.passwords["admin"], timeout_s=60.0)
     try:
+        client.warm()
         client.ensure_pool(POOL, slots())
         if not supervise.wait_until(lambda: client.dags() >= wanted, timeout_s, pause_s=0.25):
             _, answer = client.call("GET", "/api/v2/importErrors")

@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import urllib.parse
+from contextlib import suppress
 from typing import Any
 
 from ztfds.survey.errors import ConfigurationError, ServiceDown
@@ -125,6 +126,11 @@ class AirflowApi:
         if status != 200 or not isinstance(answer, dict):
             raise AirflowDown(f"health answered {status}")
         return answer
+
+    def warm(self) -> None:
+        """Let the server build its interface for tasks, which it does at the first call (seconds); failing is harmless."""
+        with self._turn, suppress(AirflowDown):
+            self._once("GET", "/execution/health", None)
 
     def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any], *, partition_key: str | None = None) -> bool:
         """Create a DAG run of a given id.

@@ -24,8 +24,8 @@ ORDER = ("kafka", "api-server", "scheduler", "dag-processor", "triggerer", "inge
 
 PORT_OF = {"api-server": "api", "kafka": "kafka"}
 PORTS_OF = (("api-server", "api"), ("kafka", "kafka"), ("kafka", "kafka_controller"))
-START_LIMIT_S = 120.0
-SICK_LIMIT_S = 45.0
+START_LIMIT_S = 300.0
+SICK_LIMIT_S = 90.0
 """A component that lives but does not report for so long is started again [s]."""
 
 

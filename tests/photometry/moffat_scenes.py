@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.spatial import cKDTree
+
+from ztfds.config.photometry import PhotometryConfig
+from ztfds.photometry import measure
 
 GAIN, READNOISE, SATURATE = 6.2, 10.0, 49_000.0
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(5)
@@ -82,9 +86,15 @@ def make(
 
 def match(scene, catalog, radius=1.0, edge=8):
     """Indices (truth, catalog) of the pairs within `radius` pixels, away from the edges."""
-    from scipy.spatial import cKDTree
-
     ny, nx = scene.pixels.shape
     distance, which = cKDTree(np.c_[catalog["xpos"], catalog["ypos"]]).query(np.c_[scene.x, scene.y])
     good = (distance < radius) & (scene.x > edge) & (scene.y > edge) & (scene.x < nx - edge) & (scene.y < ny - edge)
     return np.flatnonzero(good), which[good]
+
+
+def measured(scene, config=None):
+    """Photometry and PSF of a scene by the whole chain."""
+    config = config or PhotometryConfig()
+    prepared = measure.prepare(scene.pixels, scene.mask, GAIN, READNOISE, SATURATE, config)
+    psf = measure.model_psf(prepared, config)
+    return measure.fit_scene(prepared, psf, config)
