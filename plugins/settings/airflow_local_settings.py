@@ -46,19 +46,3 @@ def preload() -> None:
 
 if os.environ.get("ZTFDS_PRELOAD") and len(sys.argv) > 1 and sys.argv[1] in ("scheduler", "celery"):
     preload()
-    import resource, time
-    _state = {"depth": 0, "t": 0.0}
-    def _before():
-        _state["t"] = time.time()
-    def _child():
-        _state["depth"] += 1
-        real = os._exit
-        a = time.process_time()
-        open("/tmp/f/flt.txt", "a").write(f"{os.getpid()} parent {os.getppid()} depth {_state['depth']} cpu before hook {a:.4f} wall {time.time()-_state['t']:.4f}\n")
-        def leave(code):
-            b = time.process_time()
-            c = resource.getrusage(resource.RUSAGE_CHILDREN)
-            open("/tmp/f/flt.txt", "a").write(f"{os.getpid()} exit cpu {b:.4f} children {c.ru_utime + c.ru_stime:.3f}\n")
-            real(code)
-        os._exit = leave
-    os.register_at_fork(before=_before, after_in_child=_child)
