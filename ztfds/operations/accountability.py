@@ -62,7 +62,8 @@ class Account:
     nid : int
         Night number.
     sent, received, ingested, processed, archived, quarantined : int
-        Numbers of files of the manifests; `processed` counts files in a final state with products (biases and flats: ingested and archived).
+        Numbers of files of the manifests; `processed` counts files in a final state with products (calibration
+        frames: ingested and archived).
     lost : int
         Files of the manifests that never arrived.
     duplicated : int

@@ -12,7 +12,7 @@ from pathlib import Path
 import fastavro
 import psutil
 import pytest
-from conftest import Observatory
+from observatory import Observatory
 
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.registry import database
@@ -45,19 +45,26 @@ def test_the_report_and_the_summary_are_kept(observatory: Observatory) -> None:
     assert json.loads((observatory.home / "summary.json").read_text())["sent"] == observatory.summary.sent
     page = Path(observatory.summary.report).read_text()
     assert "every file accounted for" in page and "data:image/png;base64," in page
-    kept = database.fetch_one(observatory.context.dsn, "select path from products where kind = 'nightreport_html' and vbest > 0")
+    kept = database.fetch_one(
+        observatory.context.dsn, "select path from products where kind = 'nightreport_html' and vbest > 0"
+    )
     assert kept is not None and (observatory.context.archive / kept["path"]).is_file()
 
 
 def test_alerts_are_readable_with_the_real_schema(observatory: Observatory, real_data: Path) -> None:
     parts = ("candidate", "prv_candidate", "fp_hist", "cutout")
-    named = {f"ztf.alert.{part}": json.loads((real_data / "alerts/schema" / f"{part}.avsc").read_text()) for part in parts}
+    named = {
+        f"ztf.alert.{part}": json.loads((real_data / "alerts/schema" / f"{part}.avsc").read_text()) for part in parts
+    }
     known: dict[str, object] = {}
     for part in parts:
         fastavro.parse_schema(named[f"ztf.alert.{part}"], named_schemas=known)
-    schema = fastavro.parse_schema(json.loads((real_data / "alerts/schema/alert.avsc").read_text()), named_schemas=known)
+    schema = fastavro.parse_schema(
+        json.loads((real_data / "alerts/schema/alert.avsc").read_text()), named_schemas=known
+    )
     row = database.fetch_one(
-        observatory.context.dsn, "select candid, packet from alert_outbox where packet is not null order by candid desc limit 1"
+        observatory.context.dsn,
+        "select candid, packet from alert_outbox where packet is not null order by candid desc limit 1",
     )
     assert row is not None
     (packet,) = fastavro.reader(io.BytesIO(bytes(row["packet"])), reader_schema=schema)
@@ -67,9 +74,13 @@ def test_alerts_are_readable_with_the_real_schema(observatory: Observatory, real
 
 
 def test_history_grows_from_exposure_to_exposure(observatory: Observatory) -> None:
-    rows = database.fetch_all(observatory.context.dsn, "select packet from alert_outbox where programid = 2 and packet is not null")
+    rows = database.fetch_all(
+        observatory.context.dsn, "select packet from alert_outbox where programid = 2 and packet is not null"
+    )
     lengths = [
-        len(packet["prv_candidates"] or []) for row in rows for packet in fastavro.reader(io.BytesIO(bytes(row["packet"])))
+        len(packet["prv_candidates"] or [])
+        for row in rows
+        for packet in fastavro.reader(io.BytesIO(bytes(row["packet"])))
     ]
     assert max(lengths) >= 1
 
@@ -90,7 +101,14 @@ def test_bad_files_have_a_named_state_and_stop_nobody(observatory: Observatory) 
     )
     verdicts = {(row["verdict"], row["error_code"]) for row in receipts if row["verdict"] != "accepted"}
     codes = {code for _, code in verdicts}
-    assert {"truncated_file", "mislabelled", "off_grid_field", "missing_keyword", "bad_name", "conflicting_duplicate"} <= codes
+    assert {
+        "truncated_file",
+        "mislabelled",
+        "off_grid_field",
+        "missing_keyword",
+        "bad_name",
+        "conflicting_duplicate",
+    } <= codes
     assert codes & {"unreadable_file"} and codes & {"checksum_mismatch", "unreadable_file"}
     assert sum(row["verdict"] == "duplicate" for row in receipts) == 1
     assert all(row["reason"] for row in receipts if row["verdict"] == "quarantined")
@@ -110,7 +128,9 @@ def test_a_re_sent_night_changes_nothing(observatory: Observatory) -> None:
     observatory.assert_clean(plan, observatory.finish(plan))
     before = observatory.account(plan)
     observatory.send(plan)
-    observatory.wait(lambda: not list((observatory.home / "inbox").glob("*.fits.fz")), "the second copies are taken away")
+    observatory.wait(
+        lambda: not list((observatory.home / "inbox").glob("*.fits.fz")), "the second copies are taken away"
+    )
     observatory.wait(lambda: observatory.account(plan).duplicates_received == 6, "six duplicates are recognised")
     after = observatory.account(plan)
     assert (after.alerts, after.archived, after.duplicated) == (before.alerts, before.archived, 0)
@@ -144,7 +164,9 @@ def test_killed_worker_in_the_middle_of_a_quadrant(observatory: Observatory) -> 
     observatory.wait(kill_one, "a quadrant is being worked on")
     sender.join()
     observatory.assert_clean(plan, observatory.finish(plan, 400))
-    lost = database.fetch_one(observatory.context.dsn, "select count(*) as n from jobs where pid = %s and state = 'done'", (killed[0],))
+    lost = database.fetch_one(
+        observatory.context.dsn, "select count(*) as n from jobs where pid = %s and state = 'done'", (killed[0],)
+    )
     assert lost is not None
 
 
@@ -164,7 +186,9 @@ def test_killed_broker_delays_alerts_and_nothing_else(observatory: Observatory) 
     os.kill(observatory.state.processes["kafka"].pid, signal.SIGKILL)
     observatory.send(plan)
     observatory.wait(
-        lambda: list(observatory.states(plan).values()).count("processed") == 2 * len(plan.exposures), "all is processed", 200
+        lambda: list(observatory.states(plan).values()).count("processed") == 2 * len(plan.exposures),
+        "all is processed",
+        200,
     )
     waiting = "select count(*) as n from alert_outbox where nid = %s and state <> 'sent'"
     row = database.fetch_one(observatory.context.dsn, waiting, (ids.nid_of_date(plan.dates[0]),))
