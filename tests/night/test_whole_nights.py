@@ -164,10 +164,12 @@ def test_killed_worker_in_the_middle_of_a_quadrant(observatory: Observatory) -> 
     observatory.wait(kill_one, "a quadrant is being worked on")
     sender.join()
     observatory.assert_clean(plan, observatory.finish(plan, 400))
-    lost = database.fetch_one(
-        observatory.context.dsn, "select count(*) as n from jobs where pid = %s and state = 'done'", (killed[0],)
+    (killed_job,) = database.fetch_all(
+        observatory.context.dsn, "select dataset, state from jobs where pid = %s and state <> 'done'", (killed[0],)
     )
-    assert lost is not None
+    assert killed_job["state"] in ("running", "killed", "error")
+    again = "select 1 from jobs where dataset = %s and pid <> %s and state in ('done', 'skipped')"
+    assert database.fetch_one(observatory.context.dsn, again, (killed_job["dataset"], killed[0]))
 
 
 def test_killed_database(observatory: Observatory) -> None:
@@ -195,6 +197,23 @@ def test_killed_broker_delays_alerts_and_nothing_else(observatory: Observatory) 
     assert row is not None and row["n"] > 0, "alerts wait in the outbox"
     observatory.restart()
     observatory.assert_clean(plan, observatory.finish(plan, 400))
+
+
+def test_public_packets_hold_public_data_only(observatory: Observatory) -> None:
+    rows = database.fetch_all(
+        observatory.context.dsn,
+        "select objectid, topic, packet from alert_outbox where programid = 1 and packet is not null",
+    )
+    packets = [packet for row in rows for packet in fastavro.reader(io.BytesIO(bytes(row["packet"])))]
+    assert all(row["topic"].endswith("_programid1") for row in rows)
+    history = [entry["programid"] for packet in packets for entry in packet["prv_candidates"] or []]
+    assert history and set(history) == {1}
+    private = database.fetch_all(
+        observatory.context.dsn,
+        "select 1 from candidates where programid <> 1 and objectid = any(%s)",
+        (sorted({row["objectid"] for row in rows}),),
+    )
+    assert private, "the same objects were seen in private exposures as well: leaving them out is a choice"
 
 
 def test_no_task_of_a_good_night_failed(observatory: Observatory) -> None:

@@ -150,10 +150,8 @@ def table(summary: Summary) -> list[str]:
         ),
         ("Scorr on blank sky", f"width {show(s.scorr_width, 3)}"),
         ("cost of a quadrant", f"{show(s.cpu_s_per_quadrant)} CPU-s, {show(s.peak_mb_per_quadrant, 0)} MB"),
-        (
-            "Airflow",
-            f"{show(s.airflow_cpu_s_per_exposure)} CPU-s an exposure; all services at most {s.memory_mb_peak:.0f} MB",
-        ),
+        ("Airflow", f"{show(s.airflow_cpu_s_per_exposure)} CPU-s an exposure, with everything outside the steps"),
+        ("memory", f"{s.memory_mb_peak:.0f} MB, everything together at its largest"),
         ("time", str(dt.timedelta(seconds=round(s.wall_s)))),
         ("Airflow's pages", s.airflow_url),
         ("nightly report", s.report),

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 Report = Callable[[str], None]
 DATE = "20240311"
 """UT date of the simulated science night: fixed, so that every run sees the same sky."""
+_USABLE_REFERENCES = "select count(*) as n from references_ where status = 1 and vbest > 0"
+_GOOD_DIFFERENCES = "select count(*) as n from diffimages where status = 1 and nid = %s"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size("TINY", "tiny", ("zg", "zr"), 7, 10, 8, 6, 2.0),
+    "tiny": Size("TINY", "tiny", ("zg", "zr"), 6, 8, 6, 6, 2.0),
     "ccd": Size("CCD", "ztf", ("zr",), 6, 6, 6, 6, 12.0),
     "camera": Size("ZTF", "ztf", ("zr",), 6, 3, 6, 6, 45.0, 4 * 3600.0),
 }
@@ -189,8 +191,8 @@ class Rehearsal:
         staged = staging(self.home / "mountain", index, part)
         inbox, moment = self.home / "inbox", time.monotonic()
         while True:
-            ready = ready_exposures(staged, len(get_camera(self.size.camera).ccdids))
             done = any(staged.glob("*manifest.json"))
+            ready = ready_exposures(staged, len(get_camera(self.size.camera).ccdids))
             for files in ready:
                 time.sleep(max(0.0, moment - time.monotonic()))
                 for path in files:
@@ -201,10 +203,16 @@ class Rehearsal:
                 self._watch()
             if done and not ready:
                 break
+            self._check_time(staged.name)
             self._check_mountain(done)
             time.sleep(0.2)
         for path in staged.glob("*manifest.json"):
             path.rename(inbox / path.name)
+
+    def _check_time(self, what: str) -> None:
+        """Nothing is waited for for ever."""
+        if time.monotonic() - self.began > self.size.limit_s:
+            raise ServiceDown(f"{what} did not end within {self.size.limit_s:.0f} s of the start")
 
     def _check_mountain(self, done: bool) -> None:
         """A dead mountain must not let us wait for ever."""
@@ -223,8 +231,7 @@ class Rehearsal:
                     self.say(f"DAG run {run} failed: see {state.api_url}/dags/{dag}/runs/{run}")
                 client.close()
                 return
-            if time.monotonic() - self.began > self.size.limit_s:
-                raise ServiceDown(f"{run} did not end within {self.size.limit_s:.0f} s of the start")
+            self._check_time(run)
             if (line := progress()) != told:
                 self.say(told := line)
             self._check_mountain(False)
@@ -237,6 +244,8 @@ class Rehearsal:
             return
         self._next_look = time.monotonic() + 5.0
         total = sum(row.memory_mb for row in stack.status(self.home)) + psutil.Process().memory_info().rss / 1e6
+        if self._mountain is not None and self._mountain.is_alive() and self._mountain.pid:
+            total += psutil.Process(self._mountain.pid).memory_info().rss / 1e6
         self.summary.memory_mb_peak = round(max(self.summary.memory_mb_peak, total), 1)
 
     def _count(self, index: int, kinds: Sequence[str]) -> int:
@@ -252,8 +261,7 @@ class Rehearsal:
 
     def _made_references(self) -> str:
         """Usable references of those expected."""
-        query = "select count(*) as n from references_ where status = 1 and vbest > 0"
-        found = database.fetch_one(self.context.dsn, query)
+        found = database.fetch_one(self.context.dsn, _USABLE_REFERENCES)
         quadrants = 4 * len(self.plan.camera.ccdids) * len(self.size.filters)
         return f"{found['n'] if found else 0} of {quadrants}"
 
@@ -266,6 +274,7 @@ class Rehearsal:
         broker = any(row.name == "kafka" and row.state == "running" for row in stack.status(self.home))
         jobs = collect(summary, self.context, nids, broker=broker)
         _add_score(summary, score(self.context, self.truth, nids))
+        self._add_shortfalls()
         work = sum(row["cpu_s"] or 0.0 for row in jobs.values())
         summary.airflow_cpu_s_per_exposure = max(0.0, airflow_cpu_seconds(state) - work) / len(self.plan.exposures)
         if broker:
@@ -274,6 +283,19 @@ class Rehearsal:
         summary.report = str(found[-1]) if found else ""
         if not found:
             summary.problems.append("no nightly report was written")
+
+    def _add_shortfalls(self) -> None:
+        """References and good differences against what the plan calls for."""
+        quadrants = 4 * len(self.plan.camera.ccdids)
+        nid = ids.nid_of_date(self.plan.dates[1])
+        counts = (
+            ("usable references", quadrants * len(self.size.filters), _USABLE_REFERENCES, ()),
+            ("good differences", quadrants * len(on_sky(self.plan, 1)), _GOOD_DIFFERENCES, (nid,)),
+        )
+        for what, expected, query, parameters in counts:
+            found = database.fetch_one(self.context.dsn, query, parameters)
+            if not found or found["n"] < expected:
+                self.summary.problems.append(f"{found['n'] if found else 0} {what}, {expected} expected")
 
 
 def plan_of(size: Size) -> Plan:

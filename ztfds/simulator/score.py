@@ -34,10 +34,9 @@ _SCIENCE = """
     select p.exposure, p.rcid, p.path, c.filename from products p
       join ccdfiles c on c.exposure = p.exposure and c.ccdid = p.ccdid
      where p.kind = 'psfcat' and p.vbest > 0 and p.status = 1 and p.nid = any(%s) order by p.exposure, p.rcid"""
-_DIFFERENCED = """
-    select distinct c.filename, d.rcid, d.exposure from diffimages d join products p using (product_id)
-      join ccdfiles c on c.exposure = d.exposure and c.ccdid = p.ccdid
-     where d.status = 1 and d.nid = any(%s) order by 1, 2"""
+_ON_SKY = """
+    select c.filename, c.exposure from ccdfiles c join exposures e using (exposure)
+     where e.imgtype = 'o' and e.nid = any(%s) order by 1"""
 _ALERTED = "select exposure, rcid, ra, dec from candidates where alerted and nid = any(%s)"
 _SCORR = "select value from qa_metrics where name = 'scorr_width_raw' and value is not null and nid = any(%s)"
 
@@ -57,8 +56,8 @@ class Score:
     scorr_width : float or None
         Median width of Scorr on blank sky as computed, before the difference step scales it to one.
     transients_injected_snr10, transients_alerted_snr10 : int
-        Injected transients at S/N >= 10 away from saturated stars in quadrants that were differenced, and those with an alert
-        within 1.5 arcsec.
+        Injected transients at S/N >= 10 away from saturated stars, whatever became of their images, and those with an alert
+        within 1.5 arcsec in the same quadrant image.
     missed : list of str
         One line for each transient without an alert.
     stars : int
@@ -85,7 +84,7 @@ class Score:
         lines += _outside("scorr_width", self.scorr_width, SCORR_LIMITS)
         injected, found = self.transients_injected_snr10, self.transients_alerted_snr10
         if not injected:
-            lines.append("no injected transient at S/N >= 10 was in a differenced quadrant")
+            lines.append("no transient at S/N >= 10 was injected")
         elif found < RECOVERY_LIMIT * injected:
             lines.append(f"{found} of {injected} injected transients alerted, at least {RECOVERY_LIMIT:.0%} are wanted")
         return lines
@@ -128,12 +127,12 @@ def score(context: Context, truth: Path, nids: Sequence[int]) -> Score:
     nights = list(nids)
     with database.transaction(context.dsn) as cursor:
         science = database.rows(cursor, _SCIENCE, (nights,))
-        differenced = database.rows(cursor, _DIFFERENCED, (nights,))
+        on_sky = database.rows(cursor, _ON_SKY, (nights,))
         alerted = database.rows(cursor, _ALERTED, (nights,))
         widths = [float(row["value"]) for row in database.rows(cursor, _SCORR, (nights,))]
     result = Score(scorr_width=float(np.median(widths)) if widths else None)
     _score_stars(result, [s for row in science if (s := _stars(context, truth, row)) is not None])
-    _score_transients(result, truth, differenced, alerted)
+    _score_transients(result, truth, on_sky, alerted)
     return result
 
 
@@ -207,27 +206,34 @@ def _clipped_rms(values: F64) -> float:
 
 
 def _score_transients(
-    result: Score, truth: Path, differenced: Sequence[dict[str, Any]], alerted: Sequence[dict[str, Any]]
+    result: Score, truth: Path, on_sky: Sequence[dict[str, Any]], alerted: Sequence[dict[str, Any]]
 ) -> None:
     """Count the injected transients that have an alert in the same quadrant image."""
     alerts: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for row in alerted:
         alerts.setdefault((row["exposure"], row["rcid"]), []).append((row["ra"], row["dec"]))
-    for row in differenced:
+    for row in on_sky:
         rows, _ = read_truth(Path(truth) / truth_filename(row["filename"]))
-        chosen = (rows["rcid"] == row["rcid"]) & (rows["kind"] == "transient") & (rows["snr"] >= MIN_SNR)
-        found = np.array(alerts.get((row["exposure"], row["rcid"]), [])).reshape(-1, 2)
-        for event in rows[chosen & ~rows["near_saturated"]]:
+        chosen = (rows["kind"] == "transient") & (rows["snr"] >= MIN_SNR) & ~rows["near_saturated"]
+        for event in rows[chosen]:
+            rcid = int(event["rcid"])
             result.transients_injected_snr10 += 1
-            dra = (found[:, 0] - event["ra"]) * np.cos(np.radians(event["dec"]))
-            near = np.hypot(dra, found[:, 1] - event["dec"]) * 3600 <= ALERT_RADIUS_ARCSEC
-            if near.any():
+            if _is_among(event, alerts.get((row["exposure"], rcid), [])):
                 result.transients_alerted_snr10 += 1
             else:
-                place = f"x = {event['x']:.1f}, y = {event['y']:.1f}, S/N {event['snr']:.1f}"
-                blemish = (
-                    f", {event['defects']} bad pixels, {event['hits']} radiation hits"
-                    if event["defects"] + event["hits"]
-                    else ""
-                )
-                result.missed.append(f"{row['exposure']} rcid {row['rcid']}: {place}{blemish}")
+                result.missed.append(f"{row['exposure']} rcid {rcid}: {_describe(event)}")
+
+
+def _is_among(event: np.void, alerts: list[tuple[float, float]]) -> bool:
+    """Whether an alert lies within the radius of an event."""
+    found = np.array(alerts).reshape(-1, 2)
+    dra = (found[:, 0] - event["ra"]) * np.cos(np.radians(event["dec"]))
+    return bool((np.hypot(dra, found[:, 1] - event["dec"]) * 3600 <= ALERT_RADIUS_ARCSEC).any())
+
+
+def _describe(event: np.void) -> str:
+    """Where a missed event is, and what lies on it."""
+    place = f"x = {event['x']:.1f}, y = {event['y']:.1f}, S/N {event['snr']:.1f}"
+    if event["defects"] + event["hits"]:
+        place += f", {event['defects']} bad pixels, {event['hits']} radiation hits"
+    return place
