@@ -88,7 +88,7 @@ def test_history_grows_from_exposure_to_exposure(observatory: Observatory) -> No
 def test_bad_files_have_a_named_state_and_stop_nobody(observatory: Observatory) -> None:
     plan = observatory.plan("20240313", 10)
     faults = (
-        "truncated@0:6", "unreadable@1:6", "mislabelled@2:6", "offgrid@3:6", "duplicate@4:6", "late@5:6", "missing_keyword@6:6",
+        "truncated@0:6", "unreadable@1:6", "mislabelled@2:7", "offgrid@3:6", "duplicate@4:6", "late@5:6", "missing_keyword@6:6",
         "bad_checksum@7:7", "bad_name@8:6", "conflicting@9:7",
     )  # fmt: skip
     observatory.send(plan, faults)
