@@ -38,7 +38,7 @@ setup: $(UV)  ## install the locked dependencies into .venv
 
 kernels:
 	@echo "== compiled kernels (slow the first time only)"
-	@.venv/bin/python -m ztfds.kernels
+	@.venv/bin/ztfds warm
 
 night: setup  ## a simulated night through Airflow: alerts published, report written, pages left up
 	@.venv/bin/ztfds night --size $(ZTFDS_NIGHT) --home $(HOME_NIGHT)

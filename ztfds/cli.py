@@ -104,6 +104,29 @@ def db_migrate(
 
 
 @app.command()
+def warm() -> None:
+    """Compile the kernels for this machine, on all cores (slow the first time only)."""
+    import time
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    from ztfds.kernels import module_names
+
+    began, names = time.monotonic(), [*module_names(), "ztfds.simulator.kernels"]
+    with ProcessPoolExecutor() as pool:
+        tasks = {pool.submit(import_module_only, name): name for name in names}
+        for count, task in enumerate(as_completed(tasks), 1):
+            task.result()
+            typer.echo(f"  {count:2d} of {len(names)} after {time.monotonic() - began:3.0f} s: {tasks[task]}")
+
+
+def import_module_only(name: str) -> None:
+    """Import a module for its effect: compiled kernels are kept on disk."""
+    from importlib import import_module
+
+    import_module(name)
+
+
+@app.command()
 def ingestd(
     home: Home = DEFAULT_HOME,
     camera: Annotated[str, typer.Option(help="ZTF, CCD or TINY.")] = "ZTF",

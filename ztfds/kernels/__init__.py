@@ -6,6 +6,11 @@ import importlib
 import pkgutil
 
 
+def module_names() -> list[str]:
+    """Full names of the kernel modules of this package, in alphabetical order."""
+    return sorted(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+
+
 def warm() -> tuple[str, ...]:
     """Import every kernel module of this package, so that a worker has its compiled code before it forks.
 
@@ -16,7 +21,7 @@ def warm() -> tuple[str, ...]:
     tuple of str
         Names of the modules imported, in alphabetical order.
     """
-    names = sorted(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    names = module_names()
     for name in names:
         importlib.import_module(name)
     return tuple(names)
