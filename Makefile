@@ -13,6 +13,8 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE := copy
+# The machine's own certificates: behind a proxy the bundled ones may not do.
+export UV_SYSTEM_CERTS := 1
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export NUMBA_NUM_THREADS := 1

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +27,18 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = (".part", ".tmp", ".partial")
 LONGEST_BACKOFF_S = 30.0
+"""Longest pause of the watcher while the inbox cannot be read [s]."""
+LONGEST_AWAY_S = 5.0
+"""Longest pause of the watcher while Airflow is away [s]; short, because other groups may well get through."""
+PAUSES_S = {False: (1.0, 30.0), True: (30.0, 300.0)}
+"""First and longest pause of a group that could not be sent (False) or was refused (True) [s]; each is twice the one before."""
+IN_A_ROW = 3
+"""So many groups that fail one after the other end a sweep: Airflow is probably away, and each may cost a timeout."""
+STRANGE = (LookupError, TypeError, ValueError, AttributeError)
+"""What comes of an answer that is not of the form that Airflow promises; it must not end the watcher."""
+
+Key = tuple[str, str]
+"""DAG and name of the run that a group of files belongs to."""
 
 
 @dataclass(frozen=True, order=True)
@@ -90,6 +102,25 @@ class Api(Protocol):
 
 
 @dataclass
+class Pause:
+    """A group that could not be sent and waits for its next try.
+
+    Attributes
+    ----------
+    until : float
+        Unix time of the next try [s].
+    length_s : float
+        Length of this pause [s].
+    refused : bool
+        Whether Airflow refused the group; False when it did not answer or could not work.
+    """
+
+    until: float
+    length_s: float
+    refused: bool
+
+
+@dataclass
 class Watcher:
     """Decides, scan by scan, which runs the content of the inbox calls for.
 
@@ -107,6 +138,10 @@ class Watcher:
         Files in the inbox whose runs exist.
     begun : set of str
         Runs created since this watcher began, so that what comes later for them need not wait.
+    pauses : dict of (dag_id, run_id) to Pause
+        Groups in the inbox whose last try failed.
+    away : bool
+        Whether the last tries have all failed, so that the next success ends an interruption.
     """
 
     inbox: Path
@@ -115,6 +150,8 @@ class Watcher:
     settle_s: float = 2.0
     sent: set[Arrival] = field(default_factory=set)
     begun: set[str] = field(default_factory=set)
+    pauses: dict[Key, Pause] = field(default_factory=dict)
+    away: bool = False
 
     def scan(self, now: float) -> list[Arrival]:
         """List the complete files that have not been sent, and forget what has left the inbox.
@@ -145,29 +182,65 @@ class Watcher:
         """Whether a file will not change any more."""
         return entry.complete_by_rename or now - entry.ctime_ns * 1e-9 >= self.settle_s
 
-    def groups(self, files: Iterable[Arrival]) -> dict[tuple[str, str], list[Arrival]]:
+    def groups(self, files: Iterable[Arrival]) -> dict[Key, list[Arrival]]:
         """Group files by DAG and name of the run that they belong to."""
-        groups: dict[tuple[str, str], list[Arrival]] = {}
+        groups: dict[Key, list[Arrival]] = {}
         for entry in files:
             groups.setdefault(destination(entry), []).append(entry)
         return groups
 
-    def due(self, now: float) -> list[tuple[tuple[str, str], list[Arrival]]]:
-        """Groups that are ready to be sent, the newest exposure first, manifests after the exposures."""
-        groups = self.groups(self.scan(now))
-        ready = [item for item in groups.items() if self._ready(item[0], item[1], now)]
-        newest_first = sorted(ready, key=lambda item: item[0][1], reverse=True)
-        return sorted(newest_first, key=lambda item: item[0][0] != "exposure")
+    def due(self, now: float) -> list[tuple[Key, list[Arrival]]]:
+        """Groups that are ready to be sent, in the order in which they should be.
 
-    def _ready(self, key: tuple[str, str], files: list[Arrival], now: float) -> bool:
-        """Whether a group need not wait for more files: it is whole, or its patience has run out, or it is a latecomer."""
+        First what has not failed before. Then the calibration frames and the calibration manifests, because science of a first
+        night cannot begin without them; then on-sky exposures, then files with other names, then manifests of nights; of
+        each kind the newest first.
+        """
+        groups = self.groups(self.scan(now))
+        self.pauses = {key: pause for key, pause in self.pauses.items() if key in groups}
+        ready = [(key, files) for key, files in groups.items() if self._ready(key, files, now)]
+        newest_first = sorted(ready, key=lambda item: item[0][1], reverse=True)
+        return sorted(newest_first, key=lambda item: (item[0] in self.pauses, rank(*item)))
+
+    def _ready(self, key: Key, files: list[Arrival], now: float) -> bool:
+        """Whether a group waits neither for its next try nor for files: whole, or out of patience, or a latecomer."""
         dag_id, base = key
+        if key in self.pauses and now < self.pauses[key].until:
+            return False
         if dag_id != "exposure" or base.startswith("unnamed") or base in self.begun or len(files) >= self.expected:
             return True
         return now - min(entry.ctime_ns for entry in files) * 1e-9 >= self.patience_s
 
+    def done(self, key: Key, files: Iterable[Arrival]) -> None:
+        """Note that Airflow has a group; after an interruption the others need not wait any longer."""
+        self.sent.update(files)
+        self.begun.add(key[1])
+        self.pauses.pop(key, None)
+        if self.away:
+            self.away = False
+            for pause in self.pauses.values():
+                pause.until = pause.until if pause.refused else 0.0
 
-def destination(entry: Arrival) -> tuple[str, str]:
+    def put_off(self, key: Key, refused: bool, now: float) -> Pause:
+        """Let a group that could not be sent wait, twice as long as the last time; it stays in the inbox."""
+        first, longest = PAUSES_S[refused]
+        before = self.pauses.get(key)
+        length = min(longest, 2.0 * before.length_s) if before and before.refused is refused else first
+        self.pauses[key] = Pause(now + length, length, refused)
+        return self.pauses[key]
+
+
+def rank(key: Key, files: list[Arrival]) -> int:
+    """Order of sending by kind: calibration frames, their manifest, on-sky exposures, other names, manifest of the night."""
+    dag_id, base = key
+    if dag_id != "exposure":
+        return 1 if dag_id == "calibration" else 4
+    if base.startswith("unnamed"):
+        return 3
+    return 0 if all(RawName.parse(entry.name).is_calibration for entry in files) else 2
+
+
+def destination(entry: Arrival) -> Key:
     """Tell the DAG and the name of the run that a file belongs to."""
     with suppress(BadName):
         night, part = parse_manifest_filename(entry.name)
@@ -192,7 +265,7 @@ def build_run(dag_id: str, run_id: str, base: str, files: list[Arrival]) -> Run:
     return Run(dag_id, run_id, {**conf, "manifest": files[-1].name, "night": base.split("_")[1]})
 
 
-def send(api: Api, key: tuple[str, str], files: list[Arrival]) -> Run | None:
+def send(api: Api, key: Key, files: list[Arrival]) -> Run | None:
     """Create the run of a group; files that its run does not cover (late, re-sent) get a run of their own.
 
     Returns
@@ -204,16 +277,14 @@ def send(api: Api, key: tuple[str, str], files: list[Arrival]) -> Run | None:
     ------
     ServiceDown
         Airflow does not answer: nothing is lost, the files stay in the inbox.
+    ConfigurationError
+        Airflow refuses the run or the account.
     """
     dag_id, base = key
     run = build_run(dag_id, base, base, files)
     if api.trigger(run.dag_id, run.run_id, run.conf, partition_key=run.partition_key):
         return run
-    covered = {
-        (entry["name"], entry["bytes"], entry["mtime_ns"], entry["ctime_ns"])
-        for other in api.runs(dag_id, base)
-        for entry in (other.get("conf") or {}).get("files", [])
-    }
+    covered = {identity for other in api.runs(dag_id, base) for identity in named_in(other.get("conf"))}
     rest = [e for e in files if (e.name, e.bytes, e.mtime_ns, e.ctime_ns) not in covered]
     if not rest:
         return None
@@ -222,42 +293,75 @@ def send(api: Api, key: tuple[str, str], files: list[Arrival]) -> Run | None:
     return run if created else None
 
 
+def named_in(conf: Any) -> Iterator[tuple[Any, ...]]:
+    """Name, size and times of the files of a run; what somebody wrote by hand in another form names none."""
+    files = conf.get("files") if isinstance(conf, dict) else None
+    for entry in files if isinstance(files, list) else ():
+        if isinstance(entry, dict):
+            identity = tuple(entry.get(name) for name in ("name", "bytes", "mtime_ns", "ctime_ns"))
+            if all(isinstance(value, str | int) for value in identity):
+                yield identity
+
+
 def sweep(watcher: Watcher, api: Api, now: float) -> int:
-    """Send everything that is due; returns the number of runs created.
+    """Send everything that is due; a group that cannot be sent does not hold up the others and is tried again later.
+
+    Returns
+    -------
+    int
+        Number of runs created.
 
     Raises
     ------
     ServiceDown
-        Airflow does not answer; what was sent until then is remembered.
+        Airflow did not take at least one group (raised when the others have been tried). Refused groups are only logged.
     """
-    created = 0
+    created, failures = 0, list[tuple[Key, Exception]]()
+    in_a_row = 0
     for key, files in watcher.due(now):
         try:
             run = send(api, key, files)
-        except ConfigurationError as error:
-            # One refused run must not hold up the others; it is tried again when ingestd is started again.
-            logger.error("refused dag=%s run=%s files=%d error=%s", *key, len(files), error)
-            run = None
-        watcher.sent.update(files)
-        watcher.begun.add(key[1])
+        except (ServiceDown, ConfigurationError, *STRANGE) as error:
+            watcher.put_off(key, not isinstance(error, ServiceDown), now)
+            failures.append((key, error))
+            in_a_row += 1
+            if in_a_row == IN_A_ROW:
+                break
+            continue
+        in_a_row = 0
+        watcher.done(key, files)
         if run is not None:
             created += 1
             waited = now - min(entry.ctime_ns for entry in files) * 1e-9
             logger.info("sent dag=%s run=%s files=%d waited_s=%.2f", run.dag_id, run.run_id, len(files), waited)
+    watcher.away = in_a_row > 0 and in_a_row == len(failures) and not created
+    _tell(watcher, failures)
     return created
 
 
+def _tell(watcher: Watcher, failures: list[tuple[Key, Exception]]) -> None:
+    """Log what could not be sent, one line for each kind of failure; raise the first one that says that Airflow is down."""
+    for refused, level, word in ((True, logging.ERROR, "refused"), (False, logging.WARNING, "airflow away")):
+        of_kind = [(key, error) for key, error in failures if isinstance(error, ServiceDown) is not refused]
+        if of_kind:
+            (key, error), pause_s = of_kind[0], max(watcher.pauses[key].length_s for key, _ in of_kind)
+            text = "%s groups=%d first dag=%s run=%s error=%s: %s next_try_s=%.0f"
+            logger.log(level, text, word, len(of_kind), *key, type(error).__name__, error, pause_s)
+    for _, error in failures:
+        if isinstance(error, ServiceDown):
+            raise error
+
+
 def watch(watcher: Watcher, api: Api, stopped: threading.Event, interval_s: float = 0.5) -> None:
-    """Sweep the inbox until told to stop; wait longer and longer, at most 30 s, while Airflow is away."""
+    """Sweep the inbox until told to stop; wait longer and longer while Airflow is away or the inbox cannot be read."""
     logger.info("watching inbox=%s expected=%d patience_s=%.1f", watcher.inbox, watcher.expected, watcher.patience_s)
     pause = interval_s
     while not stopped.wait(pause):
         try:
             sweep(watcher, api, time.time())
             pause = interval_s
-        except ServiceDown as error:
-            pause = min(LONGEST_BACKOFF_S, pause * 2)
-            logger.warning("airflow away, next try in %.1f s: %s", pause, error)
+        except ServiceDown:  # the sweep has logged it
+            pause = min(LONGEST_AWAY_S, pause * 2)
         except OSError as error:
             pause = min(LONGEST_BACKOFF_S, pause * 2)
             logger.error("inbox unreadable, next try in %.1f s: %s", pause, error)
