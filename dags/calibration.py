@@ -21,7 +21,8 @@ with DAG("calibration", description=__doc__, default_args=REALTIME, tags=["after
         from ztfds.operations import afternoon
 
         with library() as context:
-            return afternoon.settled(context, get_current_context()["dag_run"].conf["night"], PATIENCE_S)
+            night = get_current_context()["dag_run"].conf["night"]
+            return afternoon.settled(context, night, PATIENCE_S, part="calibration")
 
     @task(do_xcom_push=True)
     def ccds() -> list[int]:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, PartitionedAtRuntime, get_current_context, task
 from ztfds_deadline import ExposureArrivalDeadline, report_late
-from ztfds_tasks import REALTIME, library
+from ztfds_tasks import LIGHT, REALTIME, library
 
 ALERTS_DUE = DeadlineAlert(
     reference=ExposureArrivalDeadline(),
@@ -22,7 +22,7 @@ with DAG(
     tags=["realtime", "P1", "P2", "P5", "P6"],
 ) as dag:
 
-    @task(do_xcom_push=True)
+    @task(do_xcom_push=True, pool=LIGHT)
     def received() -> list[str]:
         """Name the CCD files that this run is about."""
         return [entry["name"] for entry in get_current_context()["dag_run"].conf["files"]]
@@ -38,16 +38,17 @@ with DAG(
             last = ti.try_number > ti.max_tries
             realtime.process_ccd(context, filename, conf["arrival"], run["run_id"], ti.try_number, final=last)
 
-    @task(trigger_rule="all_done", priority_weight=1100)
+    @task(trigger_rule="all_done", pool=LIGHT)
     def close() -> None:
         """Settle the state of the exposure and publish its alerts; an exposure that failed fails the run."""
         from airflow.sdk.exceptions import AirflowFailException
 
         from ztfds.operations import realtime
 
-        exposure = get_current_context()["dag_run"].conf["exposure"]
+        run = get_current_context()
+        exposure = run["dag_run"].conf["exposure"]
         with library() as context:
-            state = realtime.close_exposure(context, exposure)
+            state = realtime.close_exposure(context, exposure, run["run_id"])
         if state == "failed":
             raise AirflowFailException(f"{exposure} failed: see its process_ccd tasks")
 

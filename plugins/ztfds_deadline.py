@@ -35,25 +35,43 @@ async def report_late(context: dict[str, Any], **_: Any) -> str:
     Runs in the triggerer; returns the line that it logged.
     """
     run = context["dag_run"]
-    exposure = (run.get("conf") or {}).get("exposure") or run["dag_run_id"].split("__")[0]
-    stage = await asyncio.to_thread(_note, exposure)
+    conf = run.get("conf") or {}
+    exposure = conf.get("exposure") or run["dag_run_id"].split("__")[0]
+    stage = await asyncio.to_thread(_note, exposure, conf)
     line = f"exposure {exposure} is late: no alerts by {context['deadline']['deadline_time']}, stage {stage}"
     log.warning(line)
     await asyncio.to_thread(_mail, line)
     return line
 
 
-def _note(exposure: str) -> str:
-    """Store the miss with the exposure; returns the stage in which it is."""
+def _note(exposure: str, conf: dict[str, Any]) -> str:
+    """Store the miss with the exposure, which is registered first if nothing of it was ingested; returns its stage."""
     from ztfds_tasks import library_context
 
     from ztfds.registry import exposures
 
-    dsn = library_context().dsn
-    row = exposures.find(dsn, exposure)
+    library = library_context()
+    row = exposures.find(library.dsn, exposure)
     stage = exposures.reached_stage(row) if row else "not ingested"
-    exposures.note_late(dsn, exposure, stage)
+    exposures.note_late(library.dsn, exposure, stage, values=None if row else _from_names(library, exposure, conf))
     return stage
+
+
+def _from_names(library: Any, exposure: str, conf: dict[str, Any]) -> dict[str, Any] | None:
+    """What the file names of a run tell of its exposure; None when none of them is that of a raw file of it."""
+    from ztfds.operations.receive import exposure_values
+    from ztfds.survey.errors import BadName
+    from ztfds.survey.names import RawName
+
+    arrival = conf.get("arrival")
+    for entry in conf.get("files") or []:
+        try:
+            name = RawName.parse(entry["name"])
+        except (BadName, KeyError, TypeError):
+            continue
+        if name.exposure == exposure:
+            return exposure_values(library, name, None, datetime.fromisoformat(arrival) if arrival else None)
+    return None
 
 
 def _mail(line: str) -> None:

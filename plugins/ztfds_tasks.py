@@ -12,6 +12,8 @@ from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
 if TYPE_CHECKING:
     from ztfds.operations.context import Context
 
+LIGHT = "light"
+"""Pool of tasks that compute nothing: alerts and states must not wait for a core."""
 FIRST_DELAY_S = 10.0
 LONGEST_DELAY_S = 600.0
 TRIES_OF_BUGS = 3

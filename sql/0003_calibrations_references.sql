@@ -51,6 +51,18 @@ comment on column references_.status is '1 usable for differencing, 0 not.';
 comment on column references_.regenerate is 'True when it waits to be made anew (failed, or its differences are persistently bad).';
 create unique index references_best on references_ (field, rcid, fid) where vbest > 0;
 
+create table reference_tries (
+    field      integer not null,
+    rcid       smallint not null,
+    fid        smallint not null,
+    inputs     integer not null,
+    last_input bigint not null,
+    reason     text,
+    tried      timestamptz not null default now(),
+    primary key (field, rcid, fid)
+);
+comment on table reference_tries is 'The last attempt at each reference: from how many images, and the highest product_id of them; the same images are not tried again.';
+
 create table reference_members (
     reference_id bigint not null references references_ on delete cascade,
     product_id   bigint not null references products,

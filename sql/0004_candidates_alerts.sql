@@ -154,6 +154,7 @@ comment on column candidates.alerted is 'True when it passed the trigger criteri
 create index candidates_sky on candidates (hpx);
 create index candidates_object on candidates (objectid);
 create index candidates_quadrant on candidates (pid);
+create index candidates_exposure on candidates (exposure);
 
 create table object_names (
     objectid text primary key,
@@ -166,6 +167,18 @@ create table object_names (
 );
 comment on table object_names is 'Names of sky positions: given at the first alert, used again within 1.5 arcsec.';
 create index object_names_sky on object_names (hpx);
+
+create table object_history (
+    objectid text not null,
+    field    integer not null,
+    rcid     integer not null,
+    ndet     integer not null check (ndet > 0),
+    jdfirst  double precision not null,
+    jdlast   double precision not null,
+    primary key (objectid, field, rcid)
+);
+comment on table object_history is 'Detections of an object on one field and channel: written with its candidates, so that their number is known without asking every night''s partition.';
+comment on column object_history.jdfirst is 'Julian dates of the earliest and (jdlast) the latest of them.';
 
 create table alert_batches (
     batch_id   bigint generated always as identity primary key,

@@ -36,7 +36,7 @@ grant usage on schema ztf to ztf_pipeline, ztf_reader, ztf_operator;
 -- The pipeline reads and writes data; it makes, alters and drops nothing.
 grant select, insert, update on all tables in schema ztf to ztf_pipeline;
 grant usage on all sequences in schema ztf to ztf_pipeline;
-grant delete on manifest_files, reference_members to ztf_pipeline;
+grant delete on manifest_files, reference_members, candidates, object_history to ztf_pipeline; -- candidates: of an older version
 grant execute on function ensure_night(integer), next_object_number(integer) to ztf_pipeline;
 revoke insert, update on schema_migrations from ztf_pipeline;
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib
 import logging
 import os
 import sys
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 NEEDED_BY_TASKS = (
     "airflow.sdk.definitions.decorators",
+    "airflow.sdk.definitions.asset.metadata",
+    "airflow.sdk.execution_time.cache",
     "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.bundles.local",
     "airflow.dag_processing.dagbag",
     "airflow.providers.standard.decorators.python",
     "airflow.providers.standard.operators.trigger_dagrun",
     "airflow.providers.standard.sensors.python",
     "airflow.providers.postgres.hooks.postgres",
+    "jinja2.ext",
     "confluent_kafka",
     "ztfds.operations.realtime",
     "ztfds.operations.afternoon",
@@ -42,6 +49,28 @@ def preload() -> None:
     # What every task would otherwise do for itself: find and load the plugins and listeners.
     importlib.import_module("airflow.sdk.plugins_manager").integrate_macros_plugins()
     importlib.import_module("airflow.sdk.listener").get_listener_manager()
+    try:
+        _share_decoders()
+    except Exception:
+        log.exception("each task builds its decoders itself")
+
+
+def _share_decoders() -> None:
+    """Build the decoder of the supervisor's messages here: each task builds two of them, which is a tenth of its start."""
+    comms: Any = importlib.import_module("airflow.sdk.execution_time.comms")
+    comms.TypeAdapter = functools.cache(comms.TypeAdapter)  # decoders are immutable
+    comms.TypeAdapter(comms.ToTask)
+
+
+def collect_less_often() -> None:
+    """Look for cycles every 20 000 new objects instead of 700.
+
+    The default is a tenth of the scheduler's work: a full pass through the preloaded library's objects takes 0.4 s.
+    """
+    gc.set_threshold(20_000, 20, 50)
+
+
+collect_less_often()
 
 
 if os.environ.get("ZTFDS_PRELOAD") and len(sys.argv) > 1 and sys.argv[1] in ("scheduler", "celery"):

@@ -62,9 +62,9 @@ def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -
     for dag_id, dag in parsed["dags"].items():
         for task_id, task in dag["tasks"].items():
             where = f"{dag_id}.{task_id}"
-            assert task["pool"] == airflow.POOL, where
-            closing = 100 if task_id == "close" else 0  # alerts that are ready go out before more are made
-            assert task["weight"] == WEIGHTS[dag_id] + closing, where
+            light = dag_id == "exposure" and task_id in ("received", "close")  # alerts that are ready wait for no core
+            assert task["pool"] == (airflow.LIGHT_POOL if light else airflow.POOL), where
+            assert task["weight"] == WEIGHTS[dag_id], where
             assert task["rule"] == "absolute", where
             assert task["queue"] == ("bulk" if dag_id == "reference" else "realtime"), where
             assert task["policy"] == "ByConsequence", where

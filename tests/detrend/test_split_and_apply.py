@@ -11,8 +11,8 @@ from scipy.ndimage import binary_dilation
 from ztfds.calibration.products import CalibrationImage
 from ztfds.config.detrend import DetrendConfig, SplitConfig
 from ztfds.detrend.apply import detrend
-from ztfds.detrend.overscan import model_overscan
-from ztfds.detrend.split import SplitQuadrant, split
+from ztfds.detrend.overscan import model_overscan, usable_columns
+from ztfds.detrend.split import SplitQuadrant, linearity_of, split
 from ztfds.formats.raw import RawQuadrant
 from ztfds.kernels import detrend as kernels
 from ztfds.survey import bits
@@ -88,9 +88,26 @@ def test_a_jump_of_the_electronics_shows_in_the_quality(rng):
 
 def test_an_overscan_that_is_too_small_is_refused(rng):
     with pytest.raises(WrongSize, match="leaves 2 columns"):
-        model_overscan(strip(rng, 1)[:, :16], 1, SplitConfig())
+        model_overscan(strip(rng, 1)[:, :2], 1, SplitConfig())
     with pytest.raises(WrongSize, match="40 rows"):
         model_overscan(strip(rng, 1)[:40], 1, SplitConfig())
+
+
+@pytest.mark.parametrize(
+    ("width", "first", "used"), [(40, 8, 26), (30, 8, 16), (24, 6, 14), (20, 5, 11), (4, 1, 3), (3, 0, 3)]
+)
+def test_a_strip_of_another_width_is_used_in_proportion(rng, width, first, used):
+    columns = usable_columns(width, SplitConfig())
+    assert (columns.start, columns.stop - columns.start) == (first, used)
+    overscan = rng.normal(1000.0, 3.0, (528, width)).astype(np.uint16)
+    assert model_overscan(overscan, 1, SplitConfig()).mean_dn == pytest.approx(999.5, abs=0.5)
+
+
+def test_a_detector_that_says_it_is_linear_is_not_corrected():
+    header = fits.Header({"OBSJD": 2458200.5})
+    assert linearity_of(20, header, SplitConfig()) != (0.0, 0.0)
+    header["LINEAR"] = True
+    assert linearity_of(20, header, SplitConfig()) == (0.0, 0.0)
 
 
 # Coefficients as published for CCD 3 (amplifier h, id 0, of which quadrant 1 is made) at three epochs.

@@ -13,7 +13,8 @@ from astropy.table import Table
 
 from ztfds.formats.catalogs import GAIA_DTYPE, PS1_DTYPE, StaticCatalogs
 from ztfds.formats.manifests import ManifestFile, make_manifest, read_manifest, write_manifest
-from ztfds.survey.errors import FilesMissing, MissingCatalog, MissingKeyword, TruncatedFile, UnreadableFile
+from ztfds.survey import errors
+from ztfds.survey.errors import BadCatalog, FilesMissing, MissingCatalog, MissingKeyword, TruncatedFile, UnreadableFile
 from ztfds.survey.fields import separation_deg
 
 
@@ -60,7 +61,7 @@ def test_a_file_elsewhere_on_the_sky_is_not_opened(tmp_path: Path, rng: np.rando
     del far["gmag"]  # opening it would raise
     pq.write_table(pa.table(far), tmp_path / "gaia_2.parquet")
     assert len(StaticCatalogs(tmp_path).gaia(10, 5, 0.4))
-    with pytest.raises(UnreadableFile, match="no column gmag"):
+    with pytest.raises(BadCatalog, match="no column gmag"):
         StaticCatalogs(tmp_path).gaia(10, 60, 0.4)
 
 
@@ -106,9 +107,63 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 def test_absent_and_broken_catalogs(tmp_path: Path) -> None:
     with pytest.raises(MissingCatalog, match="gaia"):
         StaticCatalogs(tmp_path).gaia(10, 5, 0.1)
+    assert MissingCatalog.retry and not issubclass(MissingCatalog, errors.BadData)
     (tmp_path / "gaia.parquet").write_bytes(b"not a table")
-    with pytest.raises(UnreadableFile):
+    with pytest.raises(BadCatalog, match="parquet table"):
         StaticCatalogs(tmp_path).gaia(10, 5, 0.1)
+    (tmp_path / "gaia.parquet").rename(tmp_path / "gaia.fits")
+    with pytest.raises(BadCatalog, match="FITS table"):
+        StaticCatalogs(tmp_path).gaia(10, 5, 0.1)
+    assert not issubclass(BadCatalog, errors.BadData)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "fits"])
+def test_values_that_are_not_there_become_defaults_and_rows_without_a_position_go(tmp_path: Path, suffix: str) -> None:
+    nan = float("nan")
+    table = {
+        "source_id": [1, 2, 3, 4],
+        "ra": [10.0, nan, 10.01, -349.99],
+        "dec": [5.0, 5.0, nan, 5.01],
+        "phot_g_mean_mag": [15.0, 15.0, 15.0, 16.0],
+        "pmra": [nan, 1.0, 1.0, 3.0],
+        "pmdec": [nan, 1.0, 1.0, -4.0],
+        "ra_error": [nan, 1.0, 1.0, 0.2],
+        "dec_error": [nan, 1.0, 1.0, 0.3],
+        "ref_epoch": [nan, 2016.0, 2016.0, 2016.0],
+    }
+    ps1 = {"objID": [1, 2], "ra": [10.0, 10.01], "dec": [5.0, 5.0], "g": [17.0, nan], "gmagerr": [-999.0, nan]}
+    for kind, columns in (("Gaia_dr3", table), ("ps1", {**ps1, "sgscore": [nan, 1.0]})):
+        if suffix == "parquet":
+            pq.write_table(pa.table(columns), tmp_path / f"{kind}.parquet")
+        else:
+            Table(columns).write(tmp_path / f"{kind}.fits")
+    found = StaticCatalogs(tmp_path).gaia(10.0, 5.0, 0.1, epoch_jd=2458200.5)
+    assert found["source_id"].tolist() == [1, 4]
+    assert found["pmra"].tolist() == [0.0, 3.0] and found["pmdec"].tolist() == [0.0, -4.0]
+    assert found["ra_error"].tolist() == pytest.approx([1.0, 0.2]) and np.isfinite(found["ref_epoch"]).all()
+    assert (found["ra"][0], found["dec"][0]) == (10.0, 5.0)
+    stars = StaticCatalogs(tmp_path).ps1(10.0, 5.0, 0.1)
+    assert stars["g_err"].tolist() == pytest.approx([0.02, 0.02]) and stars["sgscore"].tolist() == [0.5, 1.0]
+    assert np.isnan(stars["g"][1])
+    assert StaticCatalogs(tmp_path).check() == {"gaia": 2, "ps1": 2}
+
+
+def test_nulls_of_parquet_are_missing_values(tmp_path: Path) -> None:
+    table = pa.table(
+        {"source_id": [1, 2], "ra": [10.0, 10.0], "dec": [5.0, None], "gmag": [15.0, 15.0], "pmra": [None, 1]}
+    )
+    pq.write_table(table, tmp_path / "gaia.parquet")
+    found = StaticCatalogs(tmp_path).gaia(10.0, 5.0, 0.1)
+    assert found["source_id"].tolist() == [1] and found["pmra"].tolist() == [0.0]
+
+
+def test_a_check_names_what_is_wrong(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"source_id": [1], "ra": [10.0], "dec": [5.0], "gmag": [15.0]}), tmp_path / "gaia.parquet")
+    with pytest.raises(MissingCatalog, match="ps1"):
+        StaticCatalogs(tmp_path).check()
+    pq.write_table(pa.table({"objid": ["a"], "ra": [10.0], "dec": [5.0]}), tmp_path / "ps1.parquet")
+    with pytest.raises(BadCatalog, match=r"ps1.parquet: the column objid does not hold numbers"):
+        StaticCatalogs(tmp_path).check()
 
 
 def manifest_files(n: int = 3) -> list[ManifestFile]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from astropy.io import fits
 
 from ztfds.formats import raw, structure
 from ztfds.formats.raw import RawQuadrant, read_primary_header, read_raw, write_raw
+from ztfds.survey import errors
 from ztfds.survey.errors import (
     BadName,
     ChecksumMismatch,
@@ -227,3 +230,28 @@ def test_full_size_round_trip(tmp_path: Path, rng: np.random.Generator) -> None:
     write_raw(tmp_path / NAME, fits.Header(), written)
     ccd = read_raw(tmp_path / NAME, (3080, 3072))
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(ccd.quadrants, written, strict=True))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_refuses_says_nothing_about_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    def refuse(self: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    with pytest.raises(errors.StoreDown) as caught:
+        raw.read_content(path)
+    assert caught.value.retry and not isinstance(caught.value, errors.BadData)
+
+
+def test_the_size_of_a_quadrant_by_its_header_alone(tmp_path: Path) -> None:
+    for name, hdu in (("plain", fits.ImageHDU), ("rice", fits.CompImageHDU)):
+        fits.HDUList([fits.PrimaryHDU(), hdu(np.zeros((40, 30), np.uint16))]).writeto(tmp_path / name)
+        assert raw.peek_shape(tmp_path / name) == (40, 30)
+    fits.PrimaryHDU().writeto(tmp_path / "empty")
+    (tmp_path / "text").write_text("no FITS")
+    assert [raw.peek_shape(tmp_path / name) for name in ("empty", "text", "absent")] == [None] * 3

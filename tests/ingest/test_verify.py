@@ -169,3 +169,47 @@ def test_errors_say_which_exposure_and_are_bad_data(make):
     with pytest.raises(errors.BadData) as caught:
         verify(make(FILTERID=3), TINY)
     assert (caught.value.exposure, caught.value.step, caught.value.retry) == (f"ztf_{FFD}", "ingest", False)
+
+
+FOREIGN = IngestConfig.foreign()
+
+
+def test_substitutes_are_accepted_only_where_they_are_wanted(make):
+    jd = ids.jd_of_filefracday(FFD)
+    path = make(OBSJD=None, OBSMJD=jd - 2400000.5, RAD=None, OBJRAD=fields.get(FIELD).ra, OBJDECD=fields.get(FIELD).dec,
+                AIRMASS=None, PROGRMID=None, CCD_ID=None, FIELDID=None, FILTERID=None, EXPTIME=None, IMGTYPE=None)  # fmt: skip
+    raw = verify(path, TINY, FOREIGN)
+    assert raw.header["OBSJD"] == pytest.approx(jd)
+    assert (raw.header["PROGRMID"], raw.header["EXPTIME"], raw.header["CCD_ID"]) == (1, 30.0, CCD)
+    assert raw.quadrants[0].header["GAIN"] == 6.2
+    with pytest.raises(errors.MissingKeyword, match=r"OBSJD.*RAD"):
+        verify(path, TINY)
+
+
+@pytest.mark.parametrize("keyword", ["OBSJD", "RAD"])
+def test_time_and_pointing_have_no_substitute(make, keyword):
+    with pytest.raises(errors.MissingKeyword, match=keyword):
+        verify(make(**{keyword: None}), TINY, FOREIGN)
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("CCD_ID", 7), ("FIELDID", 713), ("FILTERID", 2), ("IMGTYPE", "dome")])
+def test_a_contradiction_is_mislabelled_whoever_wrote_the_file(make, keyword, value):
+    with pytest.raises(errors.Mislabelled, match=keyword):
+        verify(make(**{keyword: value}), TINY, FOREIGN)
+
+
+def test_a_pointing_near_the_field_is_good_enough_for_foreign_files(make):
+    dec = fields.get(FIELD).dec
+    assert verify(make(DECD=dec - 0.9), TINY, FOREIGN)
+    with pytest.raises(errors.Mislabelled, match="nearest is field"):
+        verify(make(DECD=dec - 1.1), TINY, FOREIGN)
+
+
+@pytest.mark.parametrize("amplifiers", [(1, 2, 3, 4), (7, 6, 5, 4), ("h", "g", "f", "e")])
+def test_other_numberings_of_amplifiers_say_nothing(make, amplifiers):
+    assert verify(make(amplifiers=amplifiers), TINY)
+
+
+def test_other_numberings_out_of_order_are_mislabelled(make):
+    with pytest.raises(errors.Mislabelled, match="AMP_ID of quadrant 1"):
+        verify(make(amplifiers=(2, 1, 3, 4)), TINY)

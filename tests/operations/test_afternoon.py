@@ -1,16 +1,20 @@
 """Calibration products of an afternoon, and manifests."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny import N_BIAS, N_FLAT, deliver
 
 from ztfds.formats.images import read_image
+from ztfds.formats.manifests import make_manifest
+from ztfds.formats.manifests import write_manifest as write_file
 from ztfds.operations import afternoon
 from ztfds.operations.receive import Verdict, receive
-from ztfds.registry import calibrations, exposures, receipts
+from ztfds.registry import calibrations, exposures, outbox, receipts
 from ztfds.registry import database as db
+from ztfds.registry.outbox import Alert
 from ztfds.simulator.faults import listed
 from ztfds.simulator.night import write_manifest
 from ztfds.survey import ids
@@ -120,6 +124,61 @@ def test_a_manifest_is_stored_once_and_waited_for(context, mountain, night):
         for file in deliver(context, *mountain.files(index)):
             receive(context, file, None)
     assert afternoon.settled(context, night, 1000.0)
+
+
+def test_the_afternoon_does_not_wait_for_the_night(context, mountain, night):
+    biases, science = mountain.of_kind("b", 0)[:1], mountain.of_kind("o", 0)[:1]
+    afternoon.receive_manifest(context, _manifest(context, mountain, 0, "calibration", biases))
+    afternoon.receive_manifest(context, _manifest(context, mountain, 0, "night", science))
+    for file in deliver(context, *mountain.files(science[0], CCD), *mountain.files(biases[0])):
+        receive(context, file, None)
+    assert afternoon.settled(context, night, 1000.0, part="calibration")
+    assert not afternoon.settled(context, night, 1000.0)
+
+
+def test_the_afternoons_patience_counts_from_its_own_manifest(context, mountain, night):
+    biases, science = mountain.of_kind("b", 0)[:1], mountain.of_kind("o", 0)[:1]
+    afternoon.receive_manifest(context, _manifest(context, mountain, 0, "calibration", biases))
+    with db.transaction(context.dsn) as cursor:
+        cursor.execute("update manifests set arrival = now() - interval '1 hour'")
+    afternoon.receive_manifest(context, _manifest(context, mountain, 0, "night", science))
+    assert not afternoon.settled(context, night, 1800.0)
+    assert afternoon.settled(context, night, 1800.0, part="calibration")
+    assert {f["filename"] for f in db.fetch_all(context.dsn, "select filename from ccdfiles")} == {
+        path.name for path in mountain.files(biases[0])
+    }
+
+
+def test_without_a_broker_the_night_does_not_wait_for_alerts(context, mountain, night):
+    science = mountain.of_kind("o", 0)[:1]
+    afternoon.receive_manifest(context, _manifest(context, mountain, 0, "night", science))
+    for file in deliver(context, *mountain.files(science[0])):
+        receive(context, file, None)
+    exposure = _exposure(mountain, science[0])
+    with db.transaction(context.dsn) as cursor:
+        cursor.execute("update ccdfiles set state = 'processed'")
+        exposures.refresh(cursor, exposure, closed=True)
+        outbox.queue(cursor, [Alert(1, "ZTF18aaaaaaa", exposure, 20, "topic", ids.nid_of_date(night), 1, b"x")])
+    assert not afternoon.settled(replace(context, kafka={"bootstrap.servers": "127.0.0.1:1"}), night, 1000.0)
+    assert afternoon.settled(context, night, 1000.0)
+
+
+def test_a_manifest_may_spell_raw_names_without_compression(context, mountain, night):
+    (science,) = mountain.of_kind("o", 0)[:1]
+    entries = [listed(path) for path in mountain.files(science)]
+    spelled = [replace(entry, name=entry.name.removesuffix(".fz")) for entry in entries]
+    path = write_manifest(context.inbox, mountain.plan, 0, "night", spelled)
+    afternoon.receive_manifest(context, path.name)
+    names = {row["filename"] for row in receipts.manifest_files(context.dsn, ids.nid_of_date(night))}
+    assert names == {entry.name for entry in entries}
+
+
+def test_a_manifest_from_before_the_survey_is_quarantined(context):
+    path = context.inbox / "ztf_20160101_manifest.json"
+    write_file(path, make_manifest("20160101", "night", "tiny", "2016-01-01T00:00:00+00:00", []))
+    with pytest.raises(BadData):
+        afternoon.receive_manifest(context, path.name)
+    assert list(context.inbox.iterdir()) == []
 
 
 def test_after_the_patience_what_never_came_is_missing(context, mountain, night):

@@ -19,12 +19,13 @@ from ztfds.formats.alertschema import alert_schema
 from ztfds.formats.images import read_image
 from ztfds.operations import afternoon, realtime, references
 from ztfds.operations.context import Context
+from ztfds.operations.receive import receive
 from ztfds.registry import database as db
 from ztfds.registry import exposures, products, qa, sky
 from ztfds.registry import references as reference_rows
 from ztfds.survey import ids
 from ztfds.survey.camera import rcid
-from ztfds.survey.errors import CalibrationMissing, NoWork
+from ztfds.survey.errors import CalibrationMissing, FilesMissing, NoWork, RetryLater
 from ztfds.survey.states import CcdState, ExposureState
 
 CCD = 6
@@ -287,12 +288,68 @@ def test_a_bad_difference_makes_no_alerts(ready, mountain):
     assert len(rows) == 4 and {row["status"] for row in rows} == {0} == {row["product"] for row in rows}
 
 
-def test_without_catalogs_every_quadrant_is_bad_with_its_reason(ready, mountain, tmp_path):
+def test_missing_catalogs_are_not_the_exposures_fault(ready, mountain, tmp_path):
     empty = tmp_path / "no-catalogs"
     empty.mkdir()
-    outcome = _process(replace(ready, catalogs=empty), mountain, mountain.of_kind("o", 1)[0])
-    assert outcome.state is CcdState.bad and "missing_catalog" in outcome.reason
-    assert realtime.close_exposure(ready, outcome.exposure) is ExposureState.bad
+    with pytest.raises(RetryLater):
+        _process(replace(ready, catalogs=empty), mountain, mountain.of_kind("o", 1)[0])
+    (path,) = mountain.files(mountain.of_kind("o", 1)[0], CCD)
+    assert exposures.find_ccdfile(ready.dsn, path.name)["state"] == "ingested"
+    assert realtime.process_ccd(ready, path.name).state is CcdState.processed
+
+
+@pytest.mark.parametrize("kind", ["hifreqflat", "refimg"])
+def test_a_damaged_calibration_or_reference_is_not_the_exposures_fault(ready, mountain, kind):
+    for row in db.fetch_all(ready.dsn, "select path from products where kind = %s", (kind,)):
+        (ready.archive / row["path"]).write_bytes(b"SIMPLE  =                    T" + bytes(3000))
+    with pytest.raises(FilesMissing, match=r"flat|reference"):
+        _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    row = db.fetch_one(
+        ready.dsn, "select state, error_code from ccdfiles where state = 'ingested' and error_code <> ''"
+    )
+    assert row == {"state": "ingested", "error_code": "files_missing"}
+
+
+def test_a_second_version_of_a_difference_replaces_candidates_and_not_alerts(ready, mountain):
+    outcome = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    alerts, before = _outbox(ready), db.fetch_all(ready.dsn, "select candid, objectid from candidates order by 1")
+    trigger = ready.config.difference.candidates
+    other = ready.config.difference.model_copy(
+        update={"candidates": trigger.model_copy(update={"thres_magpsf": trigger.thres_magpsf + 0.001})}
+    )
+    again = replace(ready, config=ready.config.model_copy(update={"difference": other}))
+    with db.transaction(ready.dsn) as cursor:
+        cursor.execute("update ccdfiles set state = 'calibrated' where filename = %s", (outcome.filename,))
+        cursor.execute("update products set vbest = 0 where step = 'difference'")
+    assert realtime.process_ccd(again, outcome.filename, None, "later").state is CcdState.processed
+    images = db.fetch_all(
+        ready.dsn, "select version from products where kind = 'scimrefdiffimg' and vbest = 1 and nid is not null"
+    )
+    assert {row["version"] for row in images} == {2}
+    assert db.fetch_all(ready.dsn, "select candid, objectid from candidates order by 1") == before
+    assert _outbox(ready) == alerts
+    history = db.fetch_all(ready.dsn, "select sum(ndet)::int as n from object_history")
+    assert history == [{"n": len(before)}]
+
+
+def test_a_file_whose_worker_was_always_killed_is_failed_when_its_run_ends(ready, mountain):
+    (path,) = mountain.files(mountain.of_kind("o", 1)[0], CCD)
+    deliver(ready, path)
+    received = receive(ready, path.name, None, "run")
+    name = received.row["exposure"]
+    assert realtime.close_exposure(ready, name, "another run") is ExposureState.arriving
+    assert realtime.close_exposure(ready, name, "run") is ExposureState.failed
+    row = exposures.find_ccdfile(ready.dsn, path.name)
+    assert (row["state"], row["error_code"]) == ("failed", "bug") and "killed" in row["reason"]
+    assert realtime.process_ccd(ready, path.name).state is CcdState.processed
+
+
+def test_no_more_references_are_ordered_than_can_be_mapped(ready, monkeypatch, caplog):
+    with db.transaction(ready.dsn) as cursor:
+        cursor.execute("update references_ set status = 0")
+        cursor.execute("update reference_tries set inputs = 0")
+    monkeypatch.setattr(references, "MOST", 3)
+    assert len(references.wanted(ready)) == 3 and "1 are left for the next run" in caplog.text
 
 
 def test_a_bug_is_a_failed_file_that_can_be_repaired(ready, mountain, monkeypatch):

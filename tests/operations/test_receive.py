@@ -5,14 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import receive_once
+from astropy.io import fits
 from tiny import deliver
 
 from ztfds.formats.atomic import sha256_of
+from ztfds.operations import receive as receive_module
 from ztfds.operations.receive import FAULT_POINTS, Verdict, move, receive
 from ztfds.registry import database as db
 from ztfds.registry import exposures, products
@@ -82,17 +85,120 @@ def test_other_content_under_the_same_name_is_quarantined(context, mountain, tmp
     deliver(context, first)
     receive(context, first.name, WHEN)
     changed = tmp_path / other.name
-    from astropy.io import fits
-
-    with fits.open(other, disable_image_compression=True) as hdus:
-        hdus[0].header["OBSERVER"] = "somebody else"
-        hdus[0].add_checksum()
-        hdus.writeto(changed)
+    _edit(other, changed, OBSERVER="somebody else")
     deliver(context, changed)
     received = receive(context, changed.name, WHEN)
     assert (received.verdict, received.error_code) == (Verdict.quarantined, "conflicting_duplicate")
     _assert_account(context)
     assert exposures.find_ccdfile(context.dsn, first.name)["sha256"] == sha256_of(first)
+
+
+def _edit(source, target, **cards):
+    """A copy of a raw file with other header values and a right checksum."""
+    with fits.open(source, disable_image_compression=True) as hdus:
+        hdus[0].header.update(cards)
+        hdus[0].add_checksum()
+        hdus.writeto(target)
+    return target
+
+
+def test_two_spellings_of_a_name_are_one_file(context, mountain, tmp_path):
+    path = _science(mountain)
+    plain = tmp_path / path.name.removesuffix(".fz")
+    shutil.copyfile(path, plain)
+    deliver(context, plain)
+    received = receive(context, plain.name, WHEN)
+    assert (received.verdict, received.row["filename"]) == (Verdict.accepted, path.name)
+    assert received.row["path"] == raw_path(RawName.parse(path.name))
+    assert receive(context, plain.name, WHEN).verdict is Verdict.known
+    deliver(context, path)
+    assert receive(context, path.name, WHEN).verdict is Verdict.duplicate
+    other = _edit(path, tmp_path / path.name, OBSERVER="somebody else")
+    deliver(context, other)
+    assert receive(context, other.name, WHEN).error_code == "conflicting_duplicate"
+    assert db.fetch_one(context.dsn, "select count(*)::int as n from ccdfiles")["n"] == 1
+    _assert_account(context)
+
+
+def test_one_opening_of_the_shutter_has_one_exposure(context, mountain, tmp_path):
+    path = _science(mountain)
+    deliver(context, path)
+    receive(context, path.name, WHEN)
+    name = RawName.parse(path.name)
+    twin = tmp_path / path.name.replace(name.ffd, f"{int(name.ffd) - 5}")
+    shutil.copyfile(path, twin)
+    deliver(context, twin)
+    received = receive(context, twin.name, WHEN)
+    assert (received.verdict, received.error_code) == (Verdict.quarantined, "conflicting_duplicate")
+    assert name.exposure in received.reason
+    assert exposures.find_ccdfile(context.dsn, twin.name)["state"] == "quarantined"
+    _assert_account(context)
+
+
+def test_what_was_lost_from_the_archive_is_taken_again(context, mountain):
+    path = _science(mountain)
+    deliver(context, path)
+    (context.archive / receive(context, path.name, WHEN).row["path"]).unlink()
+    deliver(context, path)
+    received = receive(context, path.name, WHEN)
+    assert received.verdict is Verdict.accepted and (context.archive / received.row["path"]).is_file()
+    assert [r["verdict"] for r in _receipts(context)] == ["quarantined", "accepted"]
+    assert db.fetch_one(context.dsn, "select count(*)::int as n from products")["n"] == 1
+
+
+def test_a_file_from_before_the_survey_is_quarantined(context, mountain, tmp_path):
+    path = _science(mountain)
+    old = context.inbox / path.name.replace(RawName.parse(path.name).date, "20160101")
+    shutil.copyfile(path, old)
+    received = receive(context, old.name, WHEN)
+    assert (received.verdict, received.row) == (Verdict.quarantined, None)
+    _assert_account(context)
+
+
+def test_what_the_registry_cannot_take_is_quarantined(context, mountain, tmp_path, monkeypatch):
+    path = _science(mountain)
+    deliver(context, path)
+    given = receive_module.exposure_values
+    monkeypatch.setattr(
+        receive_module,
+        "exposure_values",
+        lambda c, n, h, a: {**given(c, n, h, a), **({"programid": 10**6} if h else {})},
+    )
+    received = receive(context, path.name, WHEN)
+    assert (received.verdict, received.error_code) == (Verdict.quarantined, "missing_keyword")
+    assert "the registry cannot take it" in received.reason and received.row["state"] == "quarantined"
+    _assert_account(context)
+
+
+def test_a_name_in_no_encoding_is_quarantined(context):
+    name = os.fsdecode(b"ztf_\xff.fits")
+    (context.inbox / name).write_bytes(b"x")
+    assert receive(context, name, WHEN).verdict is Verdict.quarantined
+    assert receive(context, name, WHEN).verdict is Verdict.known
+    _assert_account(context)
+
+
+@pytest.mark.parametrize("point", FAULT_POINTS[:3])
+def test_a_file_that_is_replaced_while_it_is_received_is_received_as_it_is_now(context, mountain, tmp_path, point):
+    path = _science(mountain)
+    newer = _edit(path, tmp_path / path.name, OBSERVER="somebody else")
+    deliver(context, path)
+
+    def replaced(reached):
+        if reached == f"ingest:{point}" and not done:
+            done.append(reached)
+            deliver(context, newer)
+
+    done = []
+    received = receive(replace(context, fault=replaced), path.name, WHEN)
+    assert done and received.verdict is Verdict.accepted and received.row["sha256"] == sha256_of(newer)
+    assert list(context.inbox.iterdir()) == []
+    assert sha256_of(context.archive / received.row["path"]) == sha256_of(newer)
+    verdicts = [(r["verdict"], r["sha256"]) for r in _receipts(context)]
+    lost = (
+        [("quarantined", sha256_of(path))] if point == "committed" else []
+    )  # registered, but overwritten by its sender
+    assert verdicts == [*lost, ("accepted", sha256_of(newer))]
 
 
 def test_a_truncated_file_is_quarantined_and_a_good_one_takes_its_place(context, mountain):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ztfds.formats.alertschema import CANDIDATE, fields
-from ztfds.registry import candidates, exposures, sky
+from ztfds.registry import candidates, exposures, objects, sky
 from ztfds.registry import database as db
 
 JD = 2458454.8
@@ -27,6 +27,16 @@ def record(candid, ra, dec, jd=JD, field=600, rcid=20, **more):
         "pid": candid // 100,
     }
     return {**row, **known, "isdiffpos": "t", "programid": 1, "fid": 1, **more}
+
+
+def store_named(dsn, records):
+    """Name the objects of records and load them."""
+    with db.transaction(dsn) as cursor:
+        for row in records:
+            exposures.ensure_night(cursor, row["nid"])
+            at = [np.array([row[key]]) for key in ("ra", "dec")]
+            name = objects.associate(cursor, *at, [row["candid"]], row["jd"])
+            candidates.insert_candidates(cursor, "ztf_20181202300000", [row], name, [row["candid"] % 2 == 1])
 
 
 def store(dsn, records, exposure="ztf_20181202300000"):
@@ -80,10 +90,40 @@ def test_detection_counts_are_of_the_same_field_and_channel(database):
         record(5, 10.0, 20.0, JD),
         record(6, 10.001, 20.0, JD - 5),
     ]
-    store(database.pipeline, rows)
+    store_named(database.pipeline, rows)
+
+    def counts(jd, rcid=20):
+        with db.transaction(database.pipeline) as cursor:
+            return candidates.detection_counts(cursor, np.array([10.0, 50.0]), np.array([20.0, 0.0]), 600, rcid, jd)
+
+    assert counts(JD) == [(2, JD - 300), (0, None)]
+    assert counts(JD + 9) == [(3, JD - 300), (0, None)] and counts(JD, 21) == [(1, JD - 2), (0, None)]
+    assert counts(JD - 3) == [(1, JD - 300), (0, None)]  # an exposure that is processed late
+    assert counts(JD - 300) == [(0, None), (0, None)]
+
+
+def test_counting_detections_does_not_lock_every_night(database):
+    store_named(database.pipeline, [record(10 + 2 * i, 10.0, 20.0, JD - i) for i in range(20)])
     with db.transaction(database.pipeline) as cursor:
-        counts = candidates.detection_counts(cursor, np.array([10.0, 50.0]), np.array([20.0, 0.0]), 600, 20, JD)
-    assert counts == [(2, JD - 300, JD - 3), (0, None, None)]
+        counts = candidates.detection_counts(cursor, np.array([10.0]), np.array([20.0]), 600, 20, JD - 0.5)
+        cursor.execute(
+            "select count(distinct relation) from pg_locks l join pg_class c on c.oid = l.relation"
+            " where l.pid = pg_backend_pid() and c.relkind = 'r' and relname like 'candidates_n%%'"
+        )
+        assert counts == [(19, JD - 19)] and cursor.fetchone()[0] <= 2
+
+
+def test_a_newer_version_takes_the_place_of_the_candidates_of_the_former(database):
+    same = {"pid": 77}
+    rows = [record(1, 10.0, 20.0, JD - 5), record(3, 10.0, 20.0, JD, **same), record(4, 50.0, 20.0, JD, **same)]
+    store_named(database.pipeline, rows)
+    with db.transaction(database.pipeline) as cursor:
+        assert candidates.remove(cursor, rows[1]["nid"], 77) == {3}
+    query = "select ndet, jdfirst, jdlast from object_history"
+    assert [tuple(row.values()) for row in db.fetch_all(database.reader, query)] == [(1, JD - 5, JD - 5)]
+    store_named(database.pipeline, rows[1:2])
+    assert [row["candid"] for row in candidates.of_exposure(database.reader, "ztf_20181202300000")] == [1, 3]
+    assert [tuple(row.values()) for row in db.fetch_all(database.reader, query)] == [(2, JD - 5, JD)]
 
 
 def _difference(cursor, number, ra, dec, jd, field=600, rcid=20, status=1):

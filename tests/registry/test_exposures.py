@@ -7,7 +7,7 @@ import pytest
 from ztfds.formats.atomic import write_atomic
 from ztfds.registry import database as db
 from ztfds.registry import exposures, products, qa, references
-from ztfds.survey.errors import ConfigurationError, ReferenceMissing
+from ztfds.survey.errors import ConfigurationError, DatabaseDown, ReferenceMissing
 from ztfds.survey.states import CcdState, ExposureState
 
 EXPOSURE, T0 = "ztf_20181202300000", datetime(2018, 12, 2, 7, 12, tzinfo=UTC)
@@ -129,6 +129,57 @@ def test_references_are_wanted_until_there_is_a_usable_one(database):
     references.want_again(database.pipeline, second, "bad differences")
     assert references.wanted(database.reader, 6) == wanted
     assert references.usable(database.reader, 600, 20, 1)["reference_id"] == second
+
+
+def test_a_reference_is_not_tried_twice_with_the_same_images(database):
+    with db.transaction(database.pipeline) as cursor:
+        for i in range(1, 7):
+            _image(cursor, i)
+    available = references.inputs(database.reader, 600, 20, 1)
+    references.note_try(database.pipeline, 600, 20, 1, available, "none is sharp enough")
+    assert references.wanted(database.reader, 6) == []
+    with db.transaction(database.pipeline) as cursor:
+        _image(cursor, 7)
+    assert [row["n"] for row in references.wanted(database.reader, 6)] == [7]
+    references.note_try(database.pipeline, 600, 20, 1, references.inputs(database.reader, 600, 20, 1), "")
+    with db.transaction(database.pipeline) as cursor:
+        made = _reference(cursor, 1, 1)
+    references.want_again(database.pipeline, made, "bad differences")
+    assert [row["n"] for row in references.wanted(database.reader, 6)] == [7]
+
+
+def test_references_left_by_a_night_are_for_the_next_ones(database):
+    with db.transaction(database.pipeline) as cursor:
+        for i in range(1, 7):
+            _image(cursor, i)
+    assert [references.wanted(database.reader, 6, 706, nights) == [] for nights in (1, 6, 7)] == [True, True, False]
+
+
+def test_ccd_tasks_do_not_wait_for_each_other_at_their_exposure(database):
+    with db.transaction(database.pipeline) as cursor:
+        exposures.register_exposure(cursor, {**BASE, "expid": 70030001})
+    with db.transaction(database.pipeline) as holder:
+        _image_of(holder, "one")  # refers to the exposure, which a statement that may change its keys would wait for
+        with db.transaction(database.pipeline) as cursor:
+            cursor.execute("set local lock_timeout = '2s'")
+            exposures.register_exposure(cursor, {**BASE, "expid": 70030001})
+            exposures.refresh(cursor, EXPOSURE)
+
+
+def test_what_others_are_in_the_way_of_is_tried_again(database):
+    with db.transaction(database.pipeline) as cursor:
+        exposures.register_exposure(cursor, BASE)
+    with db.transaction(database.pipeline) as holder:
+        exposures.refresh(holder, EXPOSURE)
+        with pytest.raises(DatabaseDown), db.transaction(database.pipeline) as cursor:
+            cursor.execute("set local lock_timeout = '50ms'")
+            exposures.refresh(cursor, EXPOSURE)
+
+
+def _image_of(cursor, name):
+    subject = products.Subject(name, exposure=EXPOSURE, nid=700)
+    values = {"kind": "sciimg", "step": "science", "filename": name, "path": name, "bytes": 1, "sha256": "0"}
+    return products.register(cursor, subject, {**values, "provenance_id": name, "version": 1, "swversion": "x"})
 
 
 def test_quality_is_that_of_the_served_version(database):

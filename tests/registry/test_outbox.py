@@ -3,12 +3,13 @@
 import threading
 
 import pytest
+from embedded import administer
 
 from ztfds.registry import database as db
 from ztfds.registry import exposures, outbox
 from ztfds.registry.outbox import Alert
 from ztfds.registry.publisher import Publisher
-from ztfds.survey.errors import BrokerDown
+from ztfds.survey.errors import BrokerDown, DatabaseDown
 
 EXPOSURE, TOPIC = "ztf_20181202300000", "ztf_20181202_programid1"
 
@@ -73,7 +74,8 @@ def test_acknowledged_alerts_are_sent_and_stay_sent(database):
         (2, "sent", 1, 5),
         (3, "queued", None, None),
     ]
-    assert len(rows) == 3 and outbox.counts(database.reader) == {"queued": 1, "sending": 0, "sent": 2}
+    assert len(rows) == 3 and outbox.waiting(database.reader) == 1
+    assert outbox.counts(database.reader) == {"queued": 1, "sending": 0, "sent": 2}
 
 
 def test_exposure_is_published_when_its_last_alert_is_acknowledged(database):
@@ -94,6 +96,18 @@ def test_exposure_is_published_when_its_last_alert_is_acknowledged(database):
             for exposure in outbox.acknowledge(cursor, acked):
                 exposures.note_published(cursor, exposure)
         assert (exposures.find(database.reader, EXPOSURE)["published"] is not None) is published
+
+
+def test_a_database_that_goes_away_under_the_publisher_is_said_so(database, postgres):
+    queue(database.pipeline, alerts(1))
+    holder = db.connect(database.pipeline, autocommit=True)
+    try:
+        administer(postgres, f"select pg_terminate_backend({holder.info.backend_pid})")
+        with pytest.raises(DatabaseDown):
+            Publisher(database.pipeline, {})._claim(holder, TOPIC, 5, {0: 0})
+    finally:
+        holder.close()
+    assert outbox.counts(database.reader)["queued"] == 1
 
 
 def test_without_a_broker_alerts_wait(database):

@@ -27,11 +27,26 @@ class IngestConfig(StepConfig):
     airmass_tolerance: float = Field(
         default=0.001, ge=0, description="how far below 1 an airmass may be rounded by the observing system"
     )
+    accept_substitutes: bool = Field(
+        default=False,
+        description="whether synonyms and defaults stand in for the real camera's keywords: no in the survey, whose "
+        "camera writes them all, so that their absence is a fault; yes for files that somebody else made",
+    )
 
     @classmethod
     def tiny(cls) -> IngestConfig:
         """Values for the tiny camera."""
         return cls()
+
+    @classmethod
+    def foreign(cls) -> IngestConfig:
+        """Values for files that somebody else made: tolerances wide enough for other habits, too narrow for a wrong label."""
+        return cls(
+            pointing_tolerance_deg=1.0,
+            date_tolerance_s=300.0,
+            exptime_range_s=(0.01, 3600.0),
+            accept_substitutes=True,
+        )
 
 
 class SplitConfig(StepConfig):

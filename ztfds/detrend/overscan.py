@@ -14,6 +14,9 @@ from ztfds.survey.errors import WrongSize
 
 FLIPPED_Y = (3, 4)
 """Quadrants whose rows are stored against the order of reading."""
+NOMINAL_COLUMNS = 30
+"""Width of the real camera's strip, for which the skipped columns are stated."""
+LEAST_COLUMNS = 3
 _BISQUARE = 4.685
 """Tuning constant of Tukey's bisquare, 95 % efficient for normal errors."""
 _LEAST_ROWS_KEPT = 0.2
@@ -72,9 +75,9 @@ def model_overscan(overscan: np.ndarray, qid: int, config: SplitConfig) -> Overs
     """
     # The strip's columns are stored in the order of reading for every amplifier; its rows lie as those of the image.
     strip = overscan[::-1] if qid in FLIPPED_Y else overscan
-    strip = strip[:, config.overscan_skip_first : strip.shape[1] - config.overscan_skip_last]
+    strip = strip[:, usable_columns(strip.shape[1], config)]
     rows, columns = strip.shape
-    if columns < 3 or rows < 2 * config.overscan_blocks:
+    if columns < LEAST_COLUMNS or rows < 2 * config.overscan_blocks:
         raise WrongSize(f"an overscan of {overscan.shape} leaves {columns} columns and {rows} rows for the model")
     level, scatter = np.empty(rows, np.float32), np.empty(rows, np.float32)
     kernels.row_levels(strip, config.overscan_clip_sigma, level, scatter)
@@ -90,6 +93,13 @@ def model_overscan(overscan: np.ndarray, qid: int, config: SplitConfig) -> Overs
         rejected_fraction=float(1.0 - kept.mean()),
         worst_block_dn=float(np.abs([np.median(block) for block in blocks]).max()),
     )
+
+
+def usable_columns(width: int, config: SplitConfig) -> slice:
+    """Columns of the strip that are used: in one narrower than the real one, the skipped parts shrink in proportion."""
+    share = min(1.0, width / NOMINAL_COLUMNS)
+    first, last = int(config.overscan_skip_first * share), int(config.overscan_skip_last * share)
+    return slice(first, width - last) if width - first - last >= LEAST_COLUMNS else slice(0, width)
 
 
 def _root_mean_square(values: np.ndarray) -> float:

@@ -107,8 +107,11 @@ def obsmjd(header: fits.Header) -> float:
 
 
 def linearity_of(rcid: int, header: fits.Header, config: SplitConfig) -> tuple[float, float]:
-    """Linearity coefficients (A in DN^-2, B in DN^-1) of a readout channel on the date of the header; (0, 0) if unwanted."""
-    if not config.linearize:
+    """Linearity coefficients (A in DN^-2, B in DN^-1) of a readout channel on the date of the header.
+
+    (0, 0) if unwanted, or if the header says ``LINEAR = T``: counts that are proportional to the light already.
+    """
+    if not config.linearize or header.get("LINEAR") is True:
         return 0.0, 0.0
     ccdid, qid = ccd_qid(rcid)
     return detector.linearity(ccdid, qid, obsmjd(header))

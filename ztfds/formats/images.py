@@ -117,7 +117,7 @@ def read_image(path: Path | str, extname: str | None = None, *, verify: bool = F
 
     Raises
     ------
-    FilesMissing, TruncatedFile, UnreadableFile, ChecksumMismatch
+    FilesMissing, StoreDown, TruncatedFile, UnreadableFile, ChecksumMismatch
     """
     path = Path(path)
     content = read_content(path)
@@ -140,6 +140,8 @@ def decode_image(content: bytes, name: str, extname: str | None = None) -> tuple
         raise UnreadableFile(f"{name} holds no image") from None
     except KeyError as error:
         raise UnreadableFile(f"{name} has no extension {extname}") from error
+    except MemoryError:
+        raise  # says nothing about the file
     except Exception as error:  # damaged bytes make the decoder raise anything, even classes that it keeps private
         raise UnreadableFile(f"{name}: the pixels cannot be decoded ({error!r})") from error
     return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("=")), header

@@ -104,6 +104,8 @@ def read_manifest(path: Path | str) -> Manifest:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         kind = TruncatedFile if cut else UnreadableFile
         raise kind(f"{path.name} is not whole JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without an end
+        raise UnreadableFile(f"{path.name} is no manifest: {error}") from error
     return _manifest(content, path.name)
 
 
@@ -114,10 +116,11 @@ def _manifest(content: Any, name: str) -> Manifest:
         made = make_manifest(
             str(content["night"]), str(content["part"]), str(content["camera"]), str(content.get("created", "")), files
         )
+        told = int(content.get("nid", made.nid))
     except KeyError as error:
         raise MissingKeyword(f"{name} has no entry {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UnreadableFile(f"{name} is not a manifest: {error}") from error
-    if int(content.get("nid", made.nid)) != made.nid or made.part not in ("night", "calibration"):
+    if told != made.nid or made.part not in ("night", "calibration"):
         raise UnreadableFile(f"{name} contradicts itself: night {made.night}, nid {content.get('nid')}, {made.part}")
     return made

@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from ztfds.formats import structure
+from ztfds.formats import keywords, structure
 from ztfds.formats.atomic import Written, write_atomic
 from ztfds.survey.camera import rcid as rcid_of
-from ztfds.survey.errors import FilesMissing, TruncatedFile, UnreadableFile, WrongSize
+from ztfds.survey.errors import BadData, FilesMissing, StoreDown, TruncatedFile, UnreadableFile, WrongSize
 from ztfds.survey.names import RawName
 
 QUADRANTS = (1, 2, 3, 4)
 HDUS_OF_A_WHOLE_FILE = 9
 TILE_ROWS = 88
+_HEADERS_BYTES = 1 << 20
 REQUIRED_KEYWORDS: dict[str, tuple[str, ...]] = {
     "o": ("IMGTYPE", "OBSJD", "EXPTIME", "CCD_ID", "FIELDID", "FILTERID", "PROGRMID", "RAD", "DECD", "AIRMASS"),
     "f": ("IMGTYPE", "OBSJD", "EXPTIME", "CCD_ID", "FILTERID"),
@@ -73,23 +74,26 @@ class RawCcd:
         Quadrants 1 to 4 in this order.
     checksummed : int
         Number of HDUs whose checksums were present and right; 0 for a file that carries none.
+    supplied : tuple of str
+        Keywords that the primary header did not carry under the survey's names (see `ztfds.formats.keywords`).
     """
 
     header: fits.Header
     name: RawName
     quadrants: tuple[RawQuadrant, ...]
     checksummed: int = 0
+    supplied: tuple[str, ...] = ()
 
 
 def read_content(path: Path | str) -> bytes:
-    """The bytes of a file; raise `FilesMissing` if it is not there and `UnreadableFile` if the disk refuses."""
+    """The bytes of a file; raise `FilesMissing` if it is not there and `StoreDown` if the disk refuses: the data may be good."""
     path = Path(path)
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise FilesMissing(f"{path} does not exist") from error
     except OSError as error:
-        raise UnreadableFile(f"{path} cannot be read: {error}") from error
+        raise StoreDown(f"{path} cannot be read: {error}") from error
 
 
 def read_primary_header(path: Path | str) -> fits.Header:
@@ -98,8 +102,10 @@ def read_primary_header(path: Path | str) -> fits.Header:
     try:
         with path.open("rb") as stream:
             start = stream.read(1 << 18)
+    except FileNotFoundError as error:
+        raise FilesMissing(f"{path} does not exist") from error
     except OSError as error:
-        raise FilesMissing(f"{path} cannot be opened: {error}") from error
+        raise StoreDown(f"{path} cannot be read: {error}") from error
     if not start.startswith(b"SIMPLE  ="):
         raise UnreadableFile(f"{path.name} is not a FITS file") if start else TruncatedFile(f"{path.name} is empty")
     end = structure.header_end(start, 0, 0, path.name)
@@ -119,6 +125,7 @@ def read_raw(path: Path | str, shape: tuple[int, int] | None = None) -> RawCcd:
     Returns
     -------
     RawCcd
+        With the survey's keywords, whatever synonyms the file uses (`ztfds.formats.keywords.normalise`).
 
     Raises
     ------
@@ -126,6 +133,8 @@ def read_raw(path: Path | str, shape: tuple[int, int] | None = None) -> RawCcd:
         The name is not a raw file name.
     FilesMissing
         There is no such file.
+    StoreDown
+        The disk refuses.
     TruncatedFile
         It ends too early, be it inside an HDU or after a whole one.
     UnreadableFile
@@ -145,7 +154,23 @@ def read_raw(path: Path | str, shape: tuple[int, int] | None = None) -> RawCcd:
     images = _decode(content, path.name)
     quadrants = tuple(_quadrant(name.ccdid, qid, images[qid], images[qid + 4]) for qid in QUADRANTS)
     _check_shapes(path.name, quadrants, shape)
-    return RawCcd(hdus[0].header, name, quadrants, checked)
+    header = hdus[0].header
+    supplied = keywords.normalise(header, name, [quadrant.header for quadrant in quadrants])
+    return RawCcd(header, name, quadrants, checked, supplied)
+
+
+def peek_shape(path: Path | str) -> tuple[int, int] | None:
+    """Rows and columns of the first quadrant by its header alone; None where nothing can be said."""
+    try:
+        with Path(path).open("rb") as stream:
+            start = stream.read(_HEADERS_BYTES)
+        primary_end = structure.header_end(start, 0, 0, Path(path).name)
+        end = structure.header_end(start, primary_end, 1, Path(path).name)
+        header = fits.Header.fromstring(start[primary_end:end].decode("ascii"))
+        prefix = "Z" if header.get("ZIMAGE", False) else ""
+        return int(header[f"{prefix}NAXIS2"]), int(header[f"{prefix}NAXIS1"])
+    except (BadData, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _decode(content: bytes, name: str) -> list[tuple[np.ndarray, fits.Header]]:
@@ -157,6 +182,8 @@ def _decode(content: bytes, name: str) -> list[tuple[np.ndarray, fits.Header]]:
             with fits.open(io.BytesIO(content), memmap=False, lazy_load_hdus=True) as hdus:
                 for index in range(HDUS_OF_A_WHOLE_FILE):
                     decoded.append((hdus[index].data if index else np.empty((0, 0), np.uint16), hdus[index].header))
+    except MemoryError:
+        raise  # says nothing about the file
     except Exception as error:  # damaged bytes make the decoder raise anything, even classes that it keeps private
         raise UnreadableFile(f"{name}: the pixels cannot be decoded ({error!r})") from error
     return [(_unsigned(pixels, index, name), header) for index, (pixels, header) in enumerate(decoded)]

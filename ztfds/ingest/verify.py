@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from astropy.io import fits
@@ -26,9 +27,10 @@ def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None)
     """Read a raw CCD file and check everything that can be checked without the database.
 
     In this order: the name follows the rules; the file is whole FITS; its checksums are right; there are four quadrants
-    of the camera's size with their overscans; the keywords that the reduction needs are there with usable values; the
-    header agrees with the name (CCD, image type, field, filter, date) and each extension with its place; the field is in
-    the grid and the telescope pointed at it.
+    of the camera's size with their overscans; the keywords that the reduction needs are there with usable values (under
+    the survey's own names, or any that `ztfds.formats.keywords` knows if the settings accept substitutes); the header
+    agrees with the name (CCD, image type, field, filter, date) and each extension with its place; the field is in the grid
+    and the telescope pointed at it.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None)
     name = RawName.parse(path.name)
     try:
         raw = read_raw(path, camera.quadrant_shape)
-        check_keywords(raw.header, name, config)
+        check_keywords(raw.header, name, config, () if config.accept_substitutes else raw.supplied)
         check_labels(raw, camera, config)
         if name.imgtypecode == "o":
             header = raw.header
@@ -67,10 +69,13 @@ def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None)
     return raw
 
 
-def check_keywords(header: fits.Header, name: RawName, config: IngestConfig) -> None:
-    """Raise `MissingKeyword` unless all required keywords of the image type are there and usable."""
+def check_keywords(header: fits.Header, name: RawName, config: IngestConfig, supplied: Sequence[str] = ()) -> None:
+    """Raise `MissingKeyword` unless all required keywords of the image type are there and usable.
+
+    `supplied` keywords were not in the file under their own name, and count as missing.
+    """
     required = REQUIRED_KEYWORDS[name.imgtypecode]
-    missing = [keyword for keyword in required if header.get(keyword) is None]
+    missing = [keyword for keyword in required if header.get(keyword) is None or keyword in supplied]
     if missing:
         raise MissingKeyword(f"{name.filename} lacks {', '.join(missing)}")
     for keyword in required:
@@ -102,6 +107,18 @@ def _check_science_values(header: fits.Header, name: RawName, config: IngestConf
         raise MissingKeyword(f"{name.filename}: PROGRMID = {header['PROGRMID']}: {error.message}") from error
 
 
+def _amplifiers(raw: RawCcd) -> list[tuple[str, object, object]]:
+    """What each quadrant's AMP_ID is and should be; nothing where the four do not count 0 to 3 or 1 to 4 in any order.
+
+    Other numberings and letters do not contradict the order of the extensions, which alone says which quadrant is which.
+    """
+    stated = [quadrant.header.get("AMP_ID") for quadrant in raw.quadrants]
+    if not all(isinstance(amp, int) for amp in stated) or set(stated) not in ({0, 1, 2, 3}, {1, 2, 3, 4}):
+        return []
+    first = min(stated)
+    return [(f"AMP_ID of quadrant {k + 1}", amp, k + first) for k, amp in enumerate(stated)]
+
+
 def check_labels(raw: RawCcd, camera: Camera, config: IngestConfig) -> None:
     """Raise `Mislabelled` unless the header says the same as the name, and each extension what its place says."""
     name, header = raw.name, raw.header
@@ -113,9 +130,7 @@ def check_labels(raw: RawCcd, camera: Camera, config: IngestConfig) -> None:
         pairs.append(("FILTERID", int(header["FILTERID"]), name.fid))
     if name.imgtypecode == "o":
         pairs.append(("FIELDID", int(header["FIELDID"]), name.field))
-    for quadrant in raw.quadrants:
-        if "AMP_ID" in quadrant.header:
-            pairs.append((f"AMP_ID of quadrant {quadrant.qid}", quadrant.header["AMP_ID"], quadrant.qid - 1))
+    pairs += _amplifiers(raw)
     wrong = [f"{keyword} is {stated!r}, expected {said!r}" for keyword, stated, said in pairs if stated != said]
     if wrong:
         raise Mislabelled(f"{name.filename}: {'; '.join(wrong)}")

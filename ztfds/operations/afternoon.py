@@ -21,7 +21,7 @@ from ztfds.formats.images import read_image, write_image
 from ztfds.formats.manifests import Manifest, read_manifest
 from ztfds.formats.raw import RawCcd, RawQuadrant, read_raw
 from ztfds.operations.context import Context
-from ztfds.operations.receive import exposure_values, move
+from ztfds.operations.receive import FIRST_NIGHT, exposure_values, identity, move
 from ztfds.registry import calibrations, exposures, receipts
 from ztfds.registry.calibrations import BIAS, FLAT
 from ztfds.registry.database import Cursor, fetch_all, transaction
@@ -272,27 +272,37 @@ def receive_manifest(context: Context, filename: str) -> int:
     path = context.inbox / filename
     date, part = names.parse_manifest_filename(filename)
     if not path.is_file():
-        known = receipts.manifest_files(context.dsn, ids.nid_of_date(date), part)
-        if not known:
+        nid = ids.nid_of_date(date)
+        if receipts.current_manifest(context.dsn, nid, part) is None:
             raise FilesMissing(f"manifest {filename} is neither in the inbox nor registered")
-        return len(known)
+        return len(receipts.manifest_files(context.dsn, nid, part))
     checksum = sha256_of(path)
     try:
         manifest = _checked(read_manifest(path), date, part)
+        files = [{"filename": identity(f.name), "bytes": f.bytes, "sha256": f.sha256} for f in manifest.files]
+        receipts.store_manifest(context.dsn, manifest.nid, part, manifest.camera, filename, checksum, files)
     except BadData as error:
         _refuse_manifest(context, path, checksum, error)
         raise
-    files = [{"filename": f.name, "bytes": f.bytes, "sha256": f.sha256} for f in manifest.files]
-    receipts.store_manifest(context.dsn, manifest.nid, part, manifest.camera, filename, checksum, files)
-    move(path, context.archive / names.depot_path(date, filename), checksum)
+    move(path, _depot_place(context, date, filename, checksum), checksum)
     log.info("manifest %s names %d files", filename, len(files))
     return len(files)
+
+
+def _depot_place(context: Context, date: str, filename: str, checksum: str) -> Path:
+    """Where a manifest is kept: under its name, or with its checksum where one with another content has that name."""
+    place = context.archive / names.depot_path(date, filename)
+    if not place.is_file() or sha256_of(place) == checksum:
+        return place
+    return place.with_name(f"{place.stem}_{checksum[:12]}{place.suffix}")
 
 
 def _checked(manifest: Manifest, date: str, part: str) -> Manifest:
     """The manifest, if it says what its name says."""
     if (manifest.night, manifest.part) != (date, part):
         raise BadName(f"the manifest is of {manifest.night} ({manifest.part}), its name says {date} ({part})")
+    if manifest.nid < FIRST_NIGHT:
+        raise BadName(f"the manifest is of {date}, before the survey began ({ids.night_date(FIRST_NIGHT)})")
     return manifest
 
 
@@ -316,8 +326,10 @@ def _refuse_manifest(context: Context, path: Path, checksum: str, error: BadData
     move(path, context.archive / place, checksum)
 
 
-def settled(context: Context, night: str, patience_s: float) -> bool:
+def settled(context: Context, night: str, patience_s: float, part: str = "night") -> bool:
     """Whether everything that the manifests of a night name has come to an end; after the patience, what never came is missing.
+
+    The night waits for everything; the afternoon's calibrations for the files of their own manifest alone.
 
     Parameters
     ----------
@@ -325,41 +337,46 @@ def settled(context: Context, night: str, patience_s: float) -> bool:
     night : str
         UT date, ``YYYYMMDD``.
     patience_s : float
-        Time after the last manifest's arrival at which waiting ends, s.
+        Time after the (last) manifest's arrival at which waiting ends, s.
+    part : {'night', 'calibration'}
 
     Returns
     -------
     bool
-        True when every file is in a final state, every exposure is closed and no alert of the night waits, or when the
-        patience is over.
+        True when every file is in a final state and, for the night, every exposure is closed and no alert waits (without a
+        broker alerts wait for ever: they do not count); or when the patience is over.
     """
-    nid = ids.nid_of_date(night)
-    open_files = fetch_all(context.dsn, _OPEN_FILES, {"nid": nid})
-    open_exposures = fetch_all(context.dsn, _OPEN_EXPOSURES, {"nid": nid})
+    about = {"nid": ids.nid_of_date(night), "part": part, "broker": bool(context.kafka)}
+    open_files = fetch_all(context.dsn, _OPEN_FILES, about)
+    open_exposures = fetch_all(context.dsn, _OPEN_EXPOSURES, about) if part == "night" else []
     if not open_files and not open_exposures:
         return True
-    query = "select extract(epoch from now() - max(arrival)) as age from manifests where nid = %s and not superseded"
-    age = fetch_all(context.dsn, query, (nid,))[0]["age"]
+    age = fetch_all(context.dsn, _MANIFEST_AGE, about)[0]["age"]
     if age is None or float(age) < patience_s:
-        log.info("night %s: %d files and %d exposures open", night, len(open_files), len(open_exposures))
+        log.info("%s of %s: %d files and %d exposures open", part, night, len(open_files), len(open_exposures))
         return False
     lost = mark_missing(context, [row["filename"] for row in open_files if not row["came"]])
-    log.warning("night %s: patience is over, %d files never came", night, lost)
+    log.warning("%s of %s: patience is over, %d files never came", part, night, lost)
     return True
 
+
+_MANIFEST_AGE = """
+    select extract(epoch from now() - max(arrival)) as age from manifests
+    where nid = %(nid)s and not superseded and (%(part)s = 'night' or part = %(part)s)"""
 
 _OPEN_FILES = """
     select m.filename, c.filename is not null or r.n > 0 as came
     from manifest_files m join manifests a on a.manifest_id = m.manifest_id and not a.superseded
     left join ccdfiles c on c.filename = m.filename left join exposures e using (exposure)
     left join lateral (select count(*) as n from receipts r where r.filename = m.filename) r on true
-    where a.nid = %(nid)s and not (coalesce(c.state, '') in ('processed', 'calibrated', 'bad', 'failed', 'quarantined', 'missing')
+    where a.nid = %(nid)s and (%(part)s = 'night' or a.part = %(part)s)
+        and not (coalesce(c.state, '') in ('processed', 'calibrated', 'bad', 'failed', 'quarantined', 'missing')
         or (coalesce(c.state, '') = 'ingested' and (e.imgtype <> 'o' or c.error_code is not null))
         or (c.filename is null and r.n > 0))"""
 
 _OPEN_EXPOSURES = """
     select exposure from exposures e where nid = %(nid)s and imgtype = 'o'
-        and (state in ('arriving', 'processing') or exists (
+        and (state in ('arriving', 'processing') or %(broker)s and exists (
             select 1 from alert_outbox o where o.exposure = e.exposure and o.state <> 'sent'))"""
 
 
@@ -370,6 +387,8 @@ def mark_missing(context: Context, filenames: Sequence[str]) -> int:
         try:
             name = RawName.parse(filename)
         except BadName:
+            continue
+        if name.nid < FIRST_NIGHT:
             continue
         files.append({**exposure_values(context, name, None, None), "ccdid": name.ccdid, "filename": filename})
     return exposures.mark_missing(context.dsn, files) if files else 0

@@ -1,20 +1,25 @@
-"""From the candidates of a difference image to named objects, packets and the outbox, inside the registering transaction."""
+"""From the candidates of a difference image to named objects, packets and the outbox.
+
+What takes time (history, stamps, everything in a packet but the object's name) is made before the registering transaction,
+which names the objects while it holds locks on the sky.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ztfds.alerts.history import select_history
-from ztfds.alerts.packet import build_packet, complete, identify
+from ztfds.alerts.packet import Packet, build_packet, complete, identify
 from ztfds.config.alerts import AlertConfig
 from ztfds.config.difference import CandidateConfig
 from ztfds.difference.candidates import passes_trigger
 from ztfds.difference.products import DifferenceProducts
+from ztfds.formats.alerts import write_packet
 from ztfds.formats.alertschema import CANDIDATE
 from ztfds.reference.grid import wcs_of
 from ztfds.registry import candidates, exposures, objects, outbox
@@ -39,7 +44,7 @@ class Past:
         Earlier candidates near each, within the look-back.
     limits : list of list of dict
         Difference images that covered each, within the look-back.
-    counts : list of (ndethist, jdstarthist, jdendhist)
+    counts : list of (ndethist, jdstarthist)
         Earlier detections on the same field and channel since the survey's start.
     ncovhist : int array
         Earlier good difference images that covered each, since the survey's start.
@@ -47,7 +52,7 @@ class Past:
 
     detections: list[list[dict[str, Any]]]
     limits: list[list[dict[str, Any]]]
-    counts: list[tuple[int, float | None, float | None]]
+    counts: list[tuple[int, float | None]]
     ncovhist: np.ndarray
 
 
@@ -85,7 +90,7 @@ def facts(made: DifferenceProducts, past: Past, filename: str, config: AlertConf
     for i, row in enumerate(made.candidates):
         jd, rcid = float(row["jd"]), int(row["rcid"])
         pid, candid = identify(jd, rcid, str(row["isdiffpos"]) == "t", int(row["tblid"]), config.processing_version)
-        number, first, _ = past.counts[i]
+        number, first = past.counts[i]
         found.append(
             {
                 "pid": pid,
@@ -101,23 +106,44 @@ def facts(made: DifferenceProducts, past: Past, filename: str, config: AlertConf
     return found
 
 
-def register_alerts(
-    cursor: Cursor,
-    exposure: str,
+def prepare(
     made: DifferenceProducts,
     known: Sequence[Mapping[str, Any]],
     past: Past,
     trigger: CandidateConfig,
     config: AlertConfig,
+) -> dict[int, Packet]:
+    """Make the packets of a difference image, complete but for the names of the objects.
+
+    Returns
+    -------
+    dict of int to Packet
+        By row of the candidates; those that do not pass the trigger have none.
+    """
+    return {
+        i: _packet(made, known[i], past, i, config)
+        for i, row in enumerate(made.candidates)
+        if passes_trigger(row, trigger)
+    }
+
+
+def register_alerts(
+    cursor: Cursor,
+    exposure: str,
+    made: DifferenceProducts,
+    known: Sequence[Mapping[str, Any]],
+    packets: Mapping[int, Packet],
+    config: AlertConfig,
 ) -> tuple[int, int]:
-    """Name, register and queue the candidates of a difference image.
+    """Name, register and queue the candidates of a difference image, in the place of those of an earlier version of it.
 
     Returns
     -------
     n_candidates, n_alerts : int
         Rows of `candidates`, and how many of them are packets in the outbox.
     """
-    table = made.candidates
+    table, jd = made.candidates, float(made.header["OBSJD"])
+    before = candidates.remove(cursor, ids.nid(jd), ids.pid(jd, int(made.header["RCID"])))
     if not len(table):
         return 0, 0
     exposures.ensure_night(cursor, int(known[0]["nid"]))
@@ -130,11 +156,11 @@ def register_alerts(
         float(table["jd"][0]),
         config.association_radius_arcsec,
     )
-    alerted = [passes_trigger(row, trigger) for row in table]
+    alerted = [i in packets or candids[i] in before for i in range(len(table))]
     records = [complete(CANDIDATE, {**_mapping(row), **fact}) for row, fact in zip(table, known, strict=True)]
     candidates.insert_candidates(cursor, exposure, records, names, alerted)
     alerts = [
-        _alert(exposure, table[i], known[i], names[i], made, past, i, config) for i in range(len(table)) if alerted[i]
+        _alert(exposure, int(table["rcid"][i]), int(known[i]["nid"]), names[i], packet) for i, packet in packets.items()
     ]
     queued = outbox.queue(cursor, alerts)
     if queued < len(alerts):
@@ -148,17 +174,9 @@ def _mapping(row: np.void) -> dict[str, Any]:
     return {**values, "xpos": values["x"] + 1.0, "ypos": values["y"] + 1.0}
 
 
-def _alert(
-    exposure: str,
-    row: np.void,
-    fact: Mapping[str, Any],
-    objectid: str,
-    made: DifferenceProducts,
-    past: Past,
-    i: int,
-    config: AlertConfig,
-) -> Alert:
-    """One packet for the outbox."""
+def _packet(made: DifferenceProducts, fact: Mapping[str, Any], past: Past, i: int, config: AlertConfig) -> Packet:
+    """One packet, of an object without a name: the record alone, as the bytes are made when the name is known."""
+    row = made.candidates[i]
     history = select_history(
         past.detections[i],
         [{k: v for k, v in limit.items() if k not in _NOT_OF_A_LIMIT} for limit in past.limits[i]],
@@ -172,22 +190,19 @@ def _alert(
     packet = build_packet(
         _mapping(row),
         fact,
-        objectid=objectid,
+        objectid="",
         prv_candidates=history or None,
         fp_hists=None,
         cutouts=made.cutouts[int(row["tblid"])],
         config=config,
     )
-    return Alert(
-        packet.candid,
-        objectid,
-        exposure,
-        int(row["rcid"]),
-        packet.topic,
-        int(fact["nid"]),
-        packet.programid,
-        packet.content,
-    )
+    return replace(packet, content=b"")
+
+
+def _alert(exposure: str, rcid: int, nid: int, objectid: str, packet: Packet) -> Alert:
+    """A packet with the name of its object, for the outbox."""
+    content = write_packet({**packet.record, "objectId": objectid})
+    return Alert(packet.candid, objectid, exposure, rcid, packet.topic, nid, packet.programid, content)
 
 
 def register_difference(

@@ -316,8 +316,8 @@ def sweep(watcher: Watcher, api: Api, now: float) -> int:
     ServiceDown
         Airflow did not take at least one group (raised when the others have been tried). Refused groups are only logged.
     """
-    created, failures = 0, list[tuple[Key, Exception]]()
-    in_a_row = 0
+    created = taken = in_a_row = 0
+    failures: list[tuple[Key, Exception]] = []
     for key, files in watcher.due(now):
         try:
             run = send(api, key, files)
@@ -328,13 +328,13 @@ def sweep(watcher: Watcher, api: Api, now: float) -> int:
             if in_a_row == IN_A_ROW:
                 break
             continue
-        in_a_row = 0
+        taken, in_a_row = taken + 1, 0
         watcher.done(key, files)
         if run is not None:
             created += 1
             waited = now - min(entry.ctime_ns for entry in files) * 1e-9
             logger.info("sent dag=%s run=%s files=%d waited_s=%.2f", run.dag_id, run.run_id, len(files), waited)
-    watcher.away = in_a_row > 0 and in_a_row == len(failures) and not created
+    watcher.away = watcher.away or (bool(failures) and not taken)
     _tell(watcher, failures)
     return created
 

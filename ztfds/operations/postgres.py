@@ -60,7 +60,7 @@ SETTINGS = {
     "max_wal_size": "1GB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    "max_locks_per_transaction": "128",
+    "max_locks_per_transaction": "256",
     "max_parallel_workers_per_gather": "0",
     "io_method": "sync",
     "jit": "off",

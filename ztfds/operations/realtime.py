@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import Field
@@ -32,11 +34,13 @@ from ztfds.registry.products import Parent, Step, Subject
 from ztfds.registry.publisher import Published, Publisher
 from ztfds.registry.runner import Executed, Outputs, Registered, Runner
 from ztfds.science import run as science
+from ztfds.science.pointing import centre_of, pointing
 from ztfds.science.run import ScienceInputs, ScienceProducts
 from ztfds.survey import ids
 from ztfds.survey.errors import (
     BadData,
     BadDifference,
+    BugOrConfiguration,
     FilesMissing,
     ReferenceMissing,
     RetryLater,
@@ -142,6 +146,7 @@ def process_ccd(
     """
     received = receive(context, ccd_filename, arrival, run_id)
     row = received.row
+    ccd_filename = str(row["filename"]) if row else ccd_filename
     exposure = row["exposure"] if row else None
     if received.verdict in (Verdict.duplicate, Verdict.quarantined) or row is None:
         state = CcdState.duplicate if received.verdict is Verdict.duplicate else CcdState.quarantined
@@ -205,7 +210,7 @@ def ccd_state(quadrants: Sequence[Quadrant]) -> CcdState:
 def _quadrant(
     context: Context, raw: RawCcd, quadrant: RawQuadrant, row: Mapping[str, Any], run_id: str | None, attempt: int
 ) -> Quadrant:
-    """Calibrate and difference one quadrant; bad data are a result, everything else is raised."""
+    """Calibrate and difference one quadrant; bad data of its own are a result, everything else is raised."""
     runner = context.runner(run_id, attempt)
     try:
         calibrated = _calibrate(context, runner, raw, quadrant, row)
@@ -257,26 +262,25 @@ def _calibrate(
     with session(context.dsn):
         bias_row = calibrations.valid(context.dsn, BIAS, quadrant.rcid, 0, jd)
         flat_row = calibrations.valid(context.dsn, FLAT, quadrant.rcid, raw.name.fid, jd)
-        parent = products.by_filename(context.dsn, str(row["filename"]))
+        parent = products.find(context.dsn, int(row["product_id"] or 0))
     if parent is None:
         raise FilesMissing(f"the raw file {row['filename']} is not registered", rcid=quadrant.rcid)
     ages = {"bias_age_d": float(bias_row["age_d"]), "flat_age_d": float(flat_row["age_d"])}
 
     def compute() -> ScienceProducts:
         camera = context.camera
-        ra, dec = camera.quadrant_centre_sky(
-            float(raw.header["RAD"]), float(raw.header["DECD"]), raw.name.ccdid, quadrant.qid
-        )
-        radius = camera.radius_deg() + CATALOG_MARGIN_DEG
-        inputs = ScienceInputs(
-            split=split(quadrant, raw.header, settings.split),
-            primary=raw.header,
-            bias=read_calibration(context, bias_row),
-            flat=read_calibration(context, flat_row),
-            gaia=context.catalog.gaia(ra, dec, radius, jd),
-            ps1=context.catalog.ps1(ra, dec, radius),
-            camera=camera,
-        )
+        split_quadrant = split(quadrant, raw.header, settings.split)
+        sky = pointing(raw.header, quadrant.header, camera, raw.name.ccdid, quadrant.qid)
+        with storage.reading("the bias, the flat or a catalog", quadrant.rcid):
+            inputs = ScienceInputs(
+                split=split_quadrant,
+                primary=raw.header,
+                bias=read_calibration(context, bias_row),
+                flat=read_calibration(context, flat_row),
+                gaia=sky.catalog(partial(context.catalog.gaia, epoch_jd=jd), CATALOG_MARGIN_DEG),
+                ps1=sky.catalog(context.catalog.ps1, CATALOG_MARGIN_DEG),
+                camera=camera,
+            )
         return science.run(inputs, settings.science)
 
     place = storage.science_place(raw.name, quadrant.qid)
@@ -314,32 +318,34 @@ def _difference(
     settings, alerts = context.config, [0]
 
     def compute() -> DifferenceProducts:
-        made = calibrated.value or storage.read_science(
-            context.archive, calibrated.products, settings.science.photometry
-        )
+        with storage.reading("the calibrated image", rcid):
+            made = calibrated.value or storage.read_science(
+                context.archive, calibrated.products, settings.science.photometry
+            )
         if made.psf is None or made.psfcat is None:
             raise BadDifference("the calibrated image has no PSF", rcid=rcid)
-        ra, dec = context.camera.quadrant_centre_sky(
-            float(raw.header["RAD"]), float(raw.header["DECD"]), raw.name.ccdid, rcid % 4 + 1
-        )
+        ra, dec = centre_of(made.header, made.pixels.shape)
         radius = context.camera.radius_deg() + CATALOG_MARGIN_DEG
-        inputs = DifferenceInputs(
-            science=cast(CalibratedImage, made),
-            reference=storage.read_reference(context.archive, reference["products"]),
-            gaia=context.catalog.gaia(ra, dec, radius, float(raw.header["OBSJD"])),
-            ps1=context.catalog.ps1(ra, dec, radius),
-        )
+        with storage.reading("the reference or a catalog", rcid):
+            inputs = DifferenceInputs(
+                science=cast(CalibratedImage, made),
+                reference=storage.read_reference(context.archive, reference["products"]),
+                gaia=context.catalog.gaia(ra, dec, radius, float(raw.header["OBSJD"])),
+                ps1=context.catalog.ps1(ra, dec, radius),
+            )
         return difference.run(inputs, settings.difference)
 
     def outputs(made: DifferenceProducts) -> Outputs:
         place = storage.science_place(raw.name, rcid % 4 + 1)
+        files = storage.difference_files(made, place)
+        image = next(Path(file.path(1)).name for file in files if file.kind == "scimrefdiffimg")
         return Outputs(
-            storage.difference_files(made, place),
+            files,
             made.status,
             0,
             made.qa,
             {"reason": made.reason, "rfid": reference["rfid"], "reference_id": reference["reference_id"]},
-            _registrar(context, made, raw, rcid, reference, str(row["filename"]), alerts),
+            _registrar(context, made, raw, rcid, reference, image, str(row["filename"]), alerts),
         )
 
     parents = [*calibrated.parents, Parent.of(reference["products"]["refimg"])]
@@ -360,18 +366,21 @@ def _registrar(
     raw: RawCcd,
     rcid: int,
     reference: Mapping[str, Any],
+    image: str,
     filename: str,
     alerts: list[int],
 ) -> Any:
-    """The function that adds the rows of a difference image in its registering transaction."""
+    """The function that adds the rows of a difference image, whose file is called `image`, in its registering transaction."""
     config, trigger = context.config.alerts, context.config.difference.candidates
     where = {"field": raw.name.field, "rcid": rcid, "jd": float(raw.header["OBSJD"])}
     past = alerting.read_past(context.dsn, made, where, context.camera.radius_deg() * 1.1, config)
+    known = alerting.facts(made, past, image, config)
+    packets = alerting.prepare(made, known, past, trigger, config)
 
     def register(cursor: Cursor, registered: Registered) -> None:
-        image = registered.products["scimrefdiffimg"]["filename"]
-        known = alerting.facts(made, past, image, config)
-        counts = alerting.register_alerts(cursor, raw.name.exposure, made, known, past, trigger, config)
+        if registered.products["scimrefdiffimg"]["vbest"] == 0:  # an operator has locked an older version
+            return
+        counts = alerting.register_alerts(cursor, raw.name.exposure, made, known, packets, config)
         alerting.register_difference(
             cursor, raw.name.exposure, made, registered, int(reference["reference_id"]), counts
         )
@@ -384,7 +393,7 @@ def _registrar(
 # -- closing -----------------------------------------------------------------------------------------------------------
 
 
-def close_exposure(context: Context, exposure: str) -> ExposureState | None:
+def close_exposure(context: Context, exposure: str, run_id: str | None = None) -> ExposureState | None:
     """Settle the state of an exposure whose files have all been tried, and publish what waits in the outbox.
 
     Parameters
@@ -392,6 +401,8 @@ def close_exposure(context: Context, exposure: str) -> ExposureState | None:
     context : Context
     exposure : str
         ``ztf_<ffd>``; any other name (of a run about unnamed files) only publishes.
+    run_id : str, optional
+        The run that ends with this call: what it received and did not finish, for whatever reason, is failed.
 
     Returns
     -------
@@ -407,7 +418,7 @@ def close_exposure(context: Context, exposure: str) -> ExposureState | None:
     with transaction(context.dsn) as cursor:
         cursor.execute("select 1 from exposures where exposure = %s", (exposure,))
         if cursor.fetchone():
-            _give_up(cursor, exposure)
+            _give_up(cursor, exposure, run_id)
             state = exposures.refresh(cursor, exposure, closed=True)
             exposures.note_published(cursor, exposure)
     log.info("exposure %s: %s", exposure, state)
@@ -415,12 +426,22 @@ def close_exposure(context: Context, exposure: str) -> ExposureState | None:
     return state
 
 
-def _give_up(cursor: Cursor, exposure: str) -> None:
-    """Files whose last attempt ended with an error that was worth a retry are failed now, with that reason."""
+def _give_up(cursor: Cursor, exposure: str, run_id: str | None) -> None:
+    """Files whose last attempt ended with an error that was worth a retry are failed now, with that reason.
+
+    Files of the run that ends without any reason are those whose worker was killed in every attempt: they are failed too.
+    """
     cursor.execute(
-        "update ccdfiles f set state = 'failed' from exposures e where e.exposure = f.exposure and e.imgtype = 'o'"
-        " and f.exposure = %s and f.state in ('received', 'ingested') and f.error_code is not null",
-        (exposure,),
+        "update ccdfiles f set state = 'failed', error_code = coalesce(f.error_code, %(code)s),"
+        " reason = case when f.error_code is null then %(reason)s else f.reason end"
+        " from exposures e where e.exposure = f.exposure and e.imgtype = 'o' and f.exposure = %(exposure)s"
+        " and f.state in ('received', 'ingested') and (f.error_code is not null or f.run_id = %(run_id)s)",
+        {
+            "exposure": exposure,
+            "run_id": run_id,
+            "code": BugOrConfiguration.code,
+            "reason": "every attempt ended without a word: its worker was killed (out of memory?)",
+        },
     )
 
 

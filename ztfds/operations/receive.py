@@ -4,6 +4,8 @@ The registration is committed first, the file is renamed after that. Whoever is 
 with a receipt that names this very file (device, inode, time of change and checksum); the next attempt finishes the move. So at
 any moment a file is in the inbox, or registered and in the archive (or in quarantine), and it is never taken for a second copy
 of itself.
+
+``X.fits`` and ``X.fits.fz`` are the same raw file in two spellings: locks, rows, receipts and places go by the second one.
 """
 
 from __future__ import annotations
@@ -14,18 +16,20 @@ import logging
 import os
 import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+import psycopg2
 
 from ztfds.formats.atomic import sha256_of
 from ztfds.formats.raw import RawCcd, read_primary_header
 from ztfds.ingest.verify import verify
 from ztfds.operations.context import Context
 from ztfds.registry import exposures, products, receipts
-from ztfds.registry.database import Cursor, insert, json_safe, transaction
+from ztfds.registry.database import Cursor, insert, json_safe, rows, transaction
 from ztfds.registry.products import Step, Subject
 from ztfds.registry.runner import Meter, package_version, sync_folder
 from ztfds.survey import ids, names
@@ -35,6 +39,7 @@ from ztfds.survey.errors import (
     ChecksumMismatch,
     ConflictingDuplicate,
     FilesMissing,
+    MissingKeyword,
     StoreDown,
     ZtfdsError,
 )
@@ -44,11 +49,21 @@ from ztfds.survey.states import CcdState
 log = logging.getLogger(__name__)
 
 STEP = Step("ingest", "1")
+FIRST_NIGHT = 1
+"""No file of the survey is older: identifiers count from here."""
 FAULT_POINTS = ("verified", "before_commit", "committed", "moved")
 """Moments at which a fault can be injected, as ``ingest:<point>``."""
 
 _IN_USE = {CcdState.ingested, CcdState.processed, CcdState.calibrated, CcdState.bad, CcdState.failed}
 """States of a file that was accepted: another one of its name is a duplicate or a conflict."""
+_NOT_USED_YET = {CcdState.ingested, CcdState.failed}
+"""States of an accepted file of which nothing was made."""
+_TRIES = 5
+"""How often a file that changes under our hands is begun again before it is left for later."""
+
+
+class _Replaced(Exception):
+    """The file in the inbox is not the one that was looked at any more."""
 
 
 class Verdict(StrEnum):
@@ -72,6 +87,7 @@ class Received:
     ----------
     verdict : Verdict
     filename : str
+        Its name in the registry.
     row : dict or None
         The row of `ccdfiles`; None for a file whose name says nothing.
     raw : RawCcd or None
@@ -93,6 +109,7 @@ class _Arrived:
     """A file in the inbox and everything that is known of it before the decision."""
 
     path: Path
+    filename: str
     name: RawName | None
     source: str
     bytes: int
@@ -124,26 +141,62 @@ def receive(context: Context, filename: str, arrival: datetime | str | None, run
     Raises
     ------
     FilesMissing
-        It is not in the inbox and was never received.
+        It is not in the inbox and was never received, or it changes all the time.
     StoreDown, DatabaseDown
         It stays in the inbox.
     """
-    path = context.inbox / filename
-    if Path(filename).name != filename or not path.is_file():
-        return _known(context, filename)
-    meter = Meter()
+    for _ in range(_TRIES):
+        path = context.inbox / filename
+        if Path(filename).name != filename or not path.is_file():
+            return _known(context, identity(filename))
+        try:
+            return _receive(context, path, arrival, run_id)
+        except (_Replaced, FileNotFoundError):
+            log.warning("%s changed while it was received: once more", filename)
+    raise FilesMissing(f"{filename} changes all the time")
+
+
+def identity(filename: str) -> str:
+    """The name by which the registry knows a file: one for both spellings of a raw name, and always storable text."""
+    name = _name_of(filename)
+    return name.filename if name else filename.encode("utf-8", "backslashreplace").decode()
+
+
+def _source(path: Path) -> str:
+    """What tells this very file from another one under its name: device, inode and time of change."""
     info = path.stat()
-    source = f"{info.st_dev}:{info.st_ino}:{info.st_mtime_ns}"
+    return f"{info.st_dev}:{info.st_ino}:{info.st_mtime_ns}"
+
+
+def _receive(context: Context, path: Path, arrival: datetime | str | None, run_id: str | None) -> Received:
+    """Look at the file that is in the inbox now, decide about it, and move it."""
+    meter = Meter()
+    source, info, filename = _source(path), path.stat(), identity(path.name)
     checksum = sha256_of(path)
     with transaction(context.dsn) as cursor:
         before = receipts.find(cursor, filename, source, checksum)
     if before is not None:
         return _finish(context, path, before)
-    raw, error = _verified(context, path)
+    name, (raw, error) = _name_of(path.name), _verified(context, path)
     context.fault("ingest:verified")
-    when = _when(arrival, info.st_mtime)
-    name = _name_of(filename)
-    return _decide(context, _Arrived(path, name, source, info.st_size, checksum, when, run_id, raw, error, meter))
+    file = _Arrived(
+        path, filename, name, source, info.st_size, checksum, _when(arrival, info.st_mtime), run_id, raw, error, meter
+    )
+    try:
+        return _decide(context, file)
+    except (psycopg2.IntegrityError, psycopg2.DataError) as refused:
+        return _decide_refused(context, file, refused)
+
+
+def _decide_refused(context: Context, file: _Arrived, refused: psycopg2.Error) -> Received:
+    """Quarantine a file whose values the registry cannot take, by its name alone if its exposure's row is the trouble."""
+    what = (str(refused).strip() or type(refused).__name__).splitlines()[0]
+    kind = ConflictingDuplicate if isinstance(refused, psycopg2.IntegrityError) else MissingKeyword
+    bad = replace(file, raw=None, error=file.error or kind(f"the registry cannot take it: {what}"))
+    try:
+        return _decide(context, bad)
+    except (psycopg2.IntegrityError, psycopg2.DataError):
+        return _decide(context, replace(bad, name=None))
 
 
 def _when(arrival: datetime | str | None, mtime: float) -> datetime:
@@ -154,19 +207,25 @@ def _when(arrival: datetime | str | None, mtime: float) -> datetime:
 
 
 def _name_of(filename: str) -> RawName | None:
-    """What a file name says; None if it is not that of a raw file."""
+    """What a file name says; None if it is not that of a raw file of the survey's time."""
     try:
-        return RawName.parse(filename)
+        name = RawName.parse(filename)
     except BadName:
         return None
+    return name if name.nid >= FIRST_NIGHT else None
 
 
 def _verified(context: Context, path: Path) -> tuple[RawCcd | None, BadData | None]:
     """The verified content of a file, or what is wrong with it."""
     try:
-        return verify(path, context.camera, context.config.ingest), None
+        raw = verify(path, context.camera, context.config.ingest)
     except BadData as error:
         return None, error
+    except FilesMissing as error:
+        raise _Replaced from error
+    if raw.name.nid < FIRST_NIGHT:
+        return None, BadName(f"{path.name} is of a night before the survey began ({ids.night_date(FIRST_NIGHT)})")
+    return raw, None
 
 
 def _known(context: Context, filename: str) -> Received:
@@ -183,20 +242,30 @@ def _known(context: Context, filename: str) -> Received:
 def _finish(context: Context, path: Path, receipt: dict[str, Any]) -> Received:
     """Finish the move that an earlier attempt had registered."""
     log.info("finishing the interrupted reception of %s", path.name)
-    move(path, context.archive / receipt["path"], receipt["sha256"])
+    _archive(path, receipt["source"], context.archive / receipt["path"], receipt["sha256"])
     with transaction(context.dsn) as cursor:
-        row = exposures.ccdfile(cursor, path.name)
+        row = exposures.ccdfile(cursor, receipt["filename"])
     verdict = Verdict.known if receipt["verdict"] == "accepted" else Verdict(receipt["verdict"])
-    return Received(verdict, path.name, row, None, receipt["error_code"], receipt["reason"])
+    return Received(verdict, receipt["filename"], row, None, receipt["error_code"], receipt["reason"])
+
+
+def _archive(path: Path, source: str, target: Path, sha256: str) -> None:
+    """Move a file of the inbox to its place, if it is still the one that was looked at."""
+    if path.exists() and _source(path) != source:
+        raise _Replaced
+    move(path, target, sha256)
 
 
 def _decide(context: Context, file: _Arrived) -> Received:
     """Decide, register the decision in one transaction, then move the file to its place."""
-    filename = file.path.name
+    filename = file.filename
     with transaction(context.dsn) as cursor:
         exposures.lock_filename(cursor, filename)
+        if receipts.find(cursor, filename, file.source, file.sha256) is not None:
+            raise _Replaced  # by nothing: somebody else has just decided about this very file
         existing = exposures.ccdfile(cursor, filename)
-        used = existing is not None and CcdState(existing["state"]) in _IN_USE
+        used = _in_use(cursor, context, existing, file)
+        file = _without_conflict(cursor, file)
         verdict, error = _verdict(file, existing if used else None)
         place = _place(file, verdict)
         receipts.record(
@@ -223,12 +292,54 @@ def _decide(context: Context, file: _Arrived) -> Received:
             exposures.refresh(cursor, file.name.exposure) if verdict is not Verdict.duplicate else None
         row = exposures.ccdfile(cursor, filename)
         context.fault("ingest:before_commit")
+        if _source(file.path) != file.source:
+            raise _Replaced
     context.fault("ingest:committed")
-    move(file.path, context.archive / place, file.sha256)
+    _archive(file.path, file.source, context.archive / place, file.sha256)
     context.fault("ingest:moved")
     log.info("%s: %s%s", filename, verdict, f" ({error.code}: {error.message})" if error else "")
     raw = file.raw if verdict is Verdict.accepted else None
     return Received(verdict, filename, row, raw, error.code if error else None, error.message if error else None)
+
+
+def _in_use(cursor: Cursor, context: Context, existing: dict[str, Any] | None, file: _Arrived) -> bool:
+    """Whether another file of this name was accepted and is there.
+
+    One that was replaced in the inbox between its registration and its move never reached the archive; nothing was made of
+    it, and the file that took its place takes over its row.
+    """
+    if existing is None or CcdState(existing["state"]) not in _IN_USE:
+        return False
+    if CcdState(existing["state"]) not in _NOT_USED_YET or _kept(cursor, context, existing):
+        return True
+    place = names.quarantine_path(file.filename, file.arrival.astimezone(UTC).strftime("%Y%m%d"), existing["sha256"])
+    cursor.execute(
+        "update receipts set verdict = 'quarantined', error_code = %s, reason = %s, path = %s"
+        " where filename = %s and sha256 = %s and verdict = 'accepted'",
+        (ConflictingDuplicate.code, "replaced before it was archived", place, file.filename, existing["sha256"]),
+    )
+    return False
+
+
+def _kept(cursor: Cursor, context: Context, existing: dict[str, Any]) -> bool:
+    """Whether an accepted file is in the inbox, about to be moved, or in its place (looked at in this order, as it moves)."""
+    query = "select source from receipts where filename = %s and sha256 = %s and verdict = 'accepted'"
+    sources = {r["source"] for r in rows(cursor, query, (existing["filename"], existing["sha256"]))}
+    spellings = [context.inbox / existing["filename"], context.inbox / existing["filename"].removesuffix(".fz")]
+    waiting = any(path.is_file() and _source(path) in sources for path in spellings)
+    return waiting or (context.archive / existing["path"]).is_file()
+
+
+def _without_conflict(cursor: Cursor, file: _Arrived) -> _Arrived:
+    """The file, refused if another exposure has its exposure number: two names for one opening of the shutter."""
+    if file.raw is None or file.name is None:
+        return file
+    expid = ids.expid(float(file.raw.header["OBSJD"]))
+    other = exposures.with_expid(cursor, expid, file.name.exposure)
+    if other is None:
+        return file
+    reason = f"OBSJD {file.raw.header['OBSJD']} gives the exposure number {expid}, which {other} has already"
+    return replace(file, raw=None, error=ConflictingDuplicate(reason))
 
 
 def _verdict(file: _Arrived, used: dict[str, Any] | None) -> tuple[Verdict, ZtfdsError | None]:
@@ -248,9 +359,8 @@ def _place(file: _Arrived, verdict: Verdict) -> str:
     if verdict is Verdict.accepted and file.name:
         return names.raw_path(file.name)
     date = file.arrival.astimezone(UTC).strftime("%Y%m%d")
-    return names.quarantine_path(
-        file.path.name, f"duplicates/{date}" if verdict is Verdict.duplicate else date, file.sha256
-    )
+    arrived = file.path.name.encode("utf-8", "backslashreplace").decode()
+    return names.quarantine_path(arrived, f"duplicates/{date}" if verdict is Verdict.duplicate else date, file.sha256)
 
 
 def exposure_values(context: Context, name: RawName, header: Any | None, arrival: datetime | None) -> dict[str, Any]:
@@ -290,7 +400,7 @@ def _register_accepted(cursor: Cursor, context: Context, file: _Arrived, place: 
     products.note_versions(cursor, STEP, software, context.config.ingest)
     job = _job(cursor, file, name)
     subject = Subject(
-        dataset=f"raw/{file.path.name}",
+        dataset=f"raw/{file.filename}",
         exposure=name.exposure,
         expid=values["expid"],
         nid=name.nid,
@@ -299,14 +409,16 @@ def _register_accepted(cursor: Cursor, context: Context, file: _Arrived, place: 
         ccdid=name.ccdid,
         programid=values["programid"],
     )
-    row = products.register(
+    provenance = hashlib.sha256(f"{STEP.name}/{file.filename}/{file.sha256}".encode()).hexdigest()
+    before = products.by_provenance(cursor, provenance)  # the same content again, after its file was lost
+    row = before.get("raw") or products.register(
         cursor,
         subject,
         {
-            "provenance_id": hashlib.sha256(f"{STEP.name}/{file.path.name}/{file.sha256}".encode()).hexdigest(),
+            "provenance_id": provenance,
             "kind": "raw",
             "step": STEP.name,
-            "filename": file.path.name,
+            "filename": file.filename,
             "path": place,
             "bytes": file.bytes,
             "sha256": file.sha256,
@@ -335,7 +447,7 @@ def _job(cursor: Cursor, file: _Arrived, name: RawName) -> int:
         "jobs",
         {
             "step": STEP.name,
-            "dataset": f"raw/{file.path.name}",
+            "dataset": f"raw/{file.filename}",
             "exposure": name.exposure,
             "run_id": file.run_id,
             "host": socket.gethostname(),
@@ -372,7 +484,7 @@ def _ccdfile_values(file: _Arrived, state: CcdState, place: str) -> dict[str, An
     return {
         "exposure": file.name.exposure,
         "ccdid": file.name.ccdid,
-        "filename": file.path.name,
+        "filename": file.filename,
         "bytes": file.bytes,
         "sha256": file.sha256,
         "state": state.value,
@@ -413,6 +525,9 @@ def move(source: Path, target: Path, sha256: str) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and source.samefile(target):  # two links of one file: renaming would leave both
+            source.unlink()
+            return
         try:
             source.rename(target)
         except OSError as error:

@@ -27,6 +27,10 @@ from ztfds.survey.filters import by_fid
 log = logging.getLogger(__name__)
 
 STEP = Step("reference", "1")
+MOST = 8000
+"""References that one run makes: below the 8192 copies of a mapped task that the orchestrator allows."""
+NIGHTS = 7
+"""What one night's run leaves is left to the runs of the following nights."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,26 @@ class Built:
 
 
 def wanted(context: Context, night: str | None = None) -> list[dict[str, int]]:
-    """References that could be made: field, rcid and fid of enough good images without a usable reference.
+    """References that could be made: field, rcid and fid of enough good images without a usable reference, newest first.
 
     Parameters
     ----------
     context : Context
     night : str, optional
-        UT date ``YYYYMMDD``: only what was observed in this night; None: everything.
+        UT date ``YYYYMMDD``: only what was observed in this night or in the few before it; None: everything.
 
     Returns
     -------
     list of dict
-        ``field``, ``rcid``, ``fid``, for `build`.
+        ``field``, ``rcid``, ``fid``, for `build`; at most `MOST`, the rest is for the next run.
     """
     nid = ids.nid_of_date(night) if night else None
-    found = references.wanted(context.dsn, context.config.reference.min_inputs, nid)
+    found = references.wanted(context.dsn, context.config.reference.min_inputs, nid, NIGHTS)
+    if len(found) > MOST:
+        log.warning(
+            "%d references can be made: %d now, %d are left for the next run", len(found), MOST, len(found) - MOST
+        )
+        found = found[:MOST]
     return [{key: int(row[key]) for key in ("field", "rcid", "fid")} for row in found]
 
 
@@ -88,6 +97,7 @@ def build(context: Context, field: int, rcid: int, fid: int, run_id: str | None 
     selection = select(available, config)
     chosen = [available[k] for k in selection.chosen]
     if not chosen:
+        references.note_try(context.dsn, field, rcid, fid, available, selection.reason)
         raise NoWork(f"field {field}, filter {fid}: {selection.reason}", rcid=rcid)
     ccdid, qid = ccd_qid(rcid)
     subject = Subject(f"ref/{field:06d}/{fid}/rcid{rcid:02d}", field=field, fid=fid, ccdid=ccdid, rcid=rcid)
@@ -109,6 +119,7 @@ def build(context: Context, field: int, rcid: int, fid: int, run_id: str | None 
     )
     row = fetch_one(context.dsn, "select * from references_ where provenance_id = %s", (done.provenance_id,))
     assert row is not None
+    references.note_try(context.dsn, field, rcid, fid, available, row["reason"] or "")
     log.info("reference %d of %d images: status %d %s", row["rfid"], row["nframes"], row["status"], row["reason"] or "")
     return Built(int(row["rfid"]), int(row["status"]), row["reason"] or "", int(row["nframes"]), done.skipped)
 

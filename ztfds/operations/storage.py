@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,27 @@ from ztfds.registry.database import json_safe
 from ztfds.registry.runner import OutputFile
 from ztfds.science.run import ScienceProducts
 from ztfds.survey import names
-from ztfds.survey.errors import FilesMissing
+from ztfds.survey.errors import BadData, FilesMissing
 from ztfds.survey.names import RawName
 
 Place = Callable[[str], Callable[[int], str]]
 """From a suffix to the function from version to path."""
+
+
+@contextmanager
+def reading(what: str, rcid: int) -> Iterator[None]:
+    """Read what a step needs besides its exposure; that it is damaged or absent says nothing against the exposure.
+
+    Raises
+    ------
+    FilesMissing
+        Try again, when somebody has put it right.
+    """
+    try:
+        yield
+    except (BadData, OSError, ValueError, KeyError) as error:
+        why = f"{error.code}: {error.message}" if isinstance(error, BadData) else f"{type(error).__name__}: {error}"
+        raise FilesMissing(f"{what} cannot be read: {why}", rcid=rcid) from error
 
 
 def science_place(name: RawName, qid: int) -> Place:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import psycopg2.extras
 from psycopg2 import sql
 
 from ztfds.alerts.association import RADIUS_ARCSEC
 from ztfds.registry import sky
 from ztfds.registry.database import Cursor, copy_rows, insert, rows, transaction
+from ztfds.survey import ids
 
 _CHUNK = 40
 
@@ -35,7 +38,7 @@ def insert_candidates(
     objectids: Sequence[str],
     alerted: Sequence[bool],
 ) -> int:
-    """Load the candidates of one difference image.
+    """Load the candidates of one difference image, and count them in the history of their objects.
 
     Parameters
     ----------
@@ -66,7 +69,65 @@ def insert_candidates(
     for name, kind in column_types(cursor).items():
         values = extra[name] if name in extra else [record.get(name) for record in records]
         columns[name] = (kind, _array(kind, values))
+    _count(cursor, records, objectids)
     return copy_rows(cursor, "candidates", columns)
+
+
+def _count(cursor: Cursor, records: Sequence[Mapping[str, Any]], objectids: Sequence[str]) -> None:
+    """Add detections to the history of their objects."""
+    times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    for record, objectid in zip(records, objectids, strict=True):
+        times[objectid, int(record["field"]), int(record["rcid"])].append(float(record["jd"]))
+    psycopg2.extras.execute_values(
+        cursor,
+        "insert into object_history as h (objectid, field, rcid, ndet, jdfirst, jdlast) values %s"
+        " on conflict (objectid, field, rcid) do update set ndet = h.ndet + excluded.ndet,"
+        " jdfirst = least(h.jdfirst, excluded.jdfirst), jdlast = greatest(h.jdlast, excluded.jdlast)",
+        [(*key, len(jds), min(jds), max(jds)) for key, jds in sorted(times.items())],
+    )
+
+
+def remove(cursor: Cursor, nid: int, pid: int) -> set[int]:
+    """Take the candidates of an earlier version of a difference image out, before those of a newer one are loaded.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+        Inside the transaction that registers the newer version.
+    nid, pid : int
+        Night and processing number.
+
+    Returns
+    -------
+    set of int
+        Candidate ids of which packets were made: they stay alerted, and are not alerted again.
+    """
+    gone = rows(
+        cursor,
+        "delete from candidates where nid = %s and pid = %s returning candid, alerted, objectid, field, rcid",
+        (nid, pid),
+    )
+    counts: dict[tuple[str, int, int], int] = defaultdict(int)
+    for row in gone:
+        counts[row["objectid"], row["field"], row["rcid"]] += 1
+    for key, n in sorted(counts.items()):
+        _discount(cursor, key, n)
+    return {row["candid"] for row in gone if row["alerted"]}
+
+
+def _discount(cursor: Cursor, key: tuple[str, int, int], n: int) -> None:
+    """Take detections that were just deleted out of the history of an object."""
+    where = "objectid = %s and field = %s and rcid = %s"
+    cursor.execute(f"delete from object_history where {where} and ndet <= %s", (*key, n))
+    span = rows(cursor, f"select jdfirst, jdlast from object_history where {where}", key)
+    if span:
+        nights = (ids.nid(span[0]["jdfirst"]), ids.nid(span[0]["jdlast"]))
+        cursor.execute(
+            "update object_history h set ndet = ndet - %s, jdfirst = c.first, jdlast = c.last from"
+            f" (select min(jd) as first, max(jd) as last from candidates where nid between %s and %s and {where}) c"
+            f" where {where}",
+            (n, *nights, *key, *key),
+        )
 
 
 def _array(kind: str, values: Sequence[Any]) -> np.ndarray:
@@ -105,7 +166,7 @@ def near(
         Rows with all columns of the packet's candidate record, objectid, exposure and alerted; oldest first.
     """
     found: list[list[dict[str, Any]]] = []
-    nights = (int(np.floor(jd_from - 2457754.5)), int(np.floor(jd_to - 2457754.5)))
+    nights = (ids.nid(jd_from), ids.nid(jd_to))
     for start in range(0, len(ra), _CHUNK):
         part = slice(start, start + _CHUNK)
         query = sql.SQL(
@@ -135,25 +196,44 @@ def detection_counts(
     rcid: int,
     before_jd: float,
     radius_arcsec: float = RADIUS_ARCSEC,
-) -> list[tuple[int, float | None, float | None]]:
-    """Earlier detections near each position on the same field and channel since the survey's start.
+) -> list[tuple[int, float | None]]:
+    """Earlier detections, on the same field and channel since the survey's start, of the objects near each position.
+
+    They come from the history of the objects. Only where that goes on after `before_jd` (an exposure that is processed late)
+    the candidates of the nights from there on are asked.
 
     Returns
     -------
     list of n tuples
-        (ndethist, jdstarthist, jdendhist): their number, earliest and latest Julian date (None without any).
+        (ndethist, jdstarthist): their number, and the earliest Julian date (None without any).
     """
-    found: list[tuple[int, float | None, float | None]] = []
+    found: list[tuple[int, float | None]] = []
     for start in range(0, len(ra), _CHUNK):
         part = slice(start, start + _CHUNK)
-        query = sql.SQL("select ra, dec, jd from candidates where field = %s and rcid = %s and jd < %s and {}").format(
-            sky.within("hpx", sky.ranges(ra[part], dec[part], radius_arcsec))
-        )
+        query = sql.SQL(
+            "select objectid, n.ra, n.dec, ndet, jdfirst, jdlast from object_names n join object_history using (objectid)"
+            " where field = %s and rcid = %s and jdfirst < %s and {}"
+        ).format(sky.within("n.hpx", sky.ranges(ra[part], dec[part], radius_arcsec)))
         every = rows(cursor, query, (field, rcid, before_jd))
+        _forget(cursor, every, field, rcid, before_jd)
         for inside in _around(every, ra[part], dec[part], radius_arcsec):
-            times = [row["jd"] for row in inside]
-            found.append((len(times), min(times, default=None), max(times, default=None)))
+            first = min((row["jdfirst"] for row in inside), default=None)
+            found.append((sum(row["ndet"] for row in inside), first))
     return found
+
+
+def _forget(cursor: Cursor, every: list[dict[str, Any]], field: int, rcid: int, from_jd: float) -> None:
+    """Subtract from histories what was detected at a time or later."""
+    beyond = {row["objectid"]: row for row in every if row["jdlast"] >= from_jd}
+    if not beyond:
+        return
+    last = max(row["jdlast"] for row in beyond.values())
+    query = (
+        "select objectid, count(*)::int as n from candidates where nid between %s and %s and jd >= %s"
+        " and field = %s and rcid = %s and objectid = any(%s) group by objectid"
+    )
+    for row in rows(cursor, query, (ids.nid(from_jd), ids.nid(last), from_jd, field, rcid, list(beyond))):
+        beyond[row["objectid"]]["ndet"] -= row["n"]
 
 
 def register_difference(cursor: Cursor, values: Mapping[str, Any]) -> None:

@@ -66,15 +66,28 @@ def transaction(dsn: str) -> Iterator[Cursor]:
     kept = _session.get()
     connection = kept[1] if kept and kept[0] == dsn else connect(dsn)
     try:
-        with connection, connection.cursor() as cursor:
+        with answering(connection), connection, connection.cursor() as cursor:
             yield cursor
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        if connection.closed or isinstance(error, psycopg2.InterfaceError) or _is_shutdown(error):
-            raise DatabaseDown(f"the database went away: {str(error).strip()}") from error
-        raise
     finally:
         if not (kept and connection is kept[1]):
             connection.close()
+
+
+@contextmanager
+def answering(connection: Connection) -> Iterator[None]:
+    """Work on a connection of `connect`, with what the server cannot do now as an error that says: try again.
+
+    Raises
+    ------
+    DatabaseDown
+        The server goes away, is full, or ends the transaction because others are in the way (deadlock, lock not available).
+    """
+    try:
+        yield
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        if connection.closed or isinstance(error, psycopg2.InterfaceError) or _is_passing(error):
+            raise DatabaseDown(f"the database does not answer now: {str(error).strip()}") from error
+        raise
 
 
 @contextmanager
@@ -97,10 +110,10 @@ def session(dsn: str) -> Iterator[None]:
         connection.close()
 
 
-def _is_shutdown(error: psycopg2.Error) -> bool:
-    """Whether an error says that the server stops, starts or is full (SQLSTATE class 57P, 08, 53)."""
+def _is_passing(error: psycopg2.Error) -> bool:
+    """Whether an error passes: the server stops, starts, is full (SQLSTATE 57P, 08, 53), or others are in the way (40, 55P03)."""
     code = error.pgcode or ""
-    return code.startswith(("57P", "08", "53"))
+    return code.startswith(("57P", "08", "53", "40", "55P03"))
 
 
 def fetch_all(dsn: str, query: str | sql.Composable, parameters: object = None) -> list[dict[str, Any]]:
@@ -157,7 +170,9 @@ def json_safe(value: Any) -> Any:
         return json_safe(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, str):
+        return value.replace("\0", "")  # the one character that PostgreSQL cannot keep
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 # -- binary COPY -------------------------------------------------------------------------------------------------------

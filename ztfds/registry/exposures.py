@@ -42,14 +42,24 @@ def register_exposure(cursor: Cursor, values: Mapping[str, Any]) -> None:
     columns = ", ".join(known)
     fill = ", ".join(
         f"{name} = coalesce(e.{name}, excluded.{name})"
-        for name in ("expid", "fid", "programid", "programpi", "exptime", "airmass", "ra", "dec")
+        for name in ("fid", "programid", "programpi", "exptime", "airmass", "ra", "dec")
     )
+    values = {name: plain(value) for name, value in known.items()}
     cursor.execute(
         f"insert into exposures as e ({columns}) values ({', '.join(f'%({name})s' for name in known)})"
         f" on conflict (exposure) do update set {fill}, arrival = least(e.arrival, excluded.arrival),"
         " obsjd = case when e.expid is null and excluded.expid is not null then excluded.obsjd else e.obsjd end",
-        {name: plain(value) for name, value in known.items()},
+        values,
     )
+    # Apart from the rest: a statement that may change a key waits for every transaction that refers to the row.
+    if known["expid"] is not None:
+        cursor.execute("update exposures set expid = %(expid)s where exposure = %(exposure)s and expid is null", values)
+
+
+def with_expid(cursor: Cursor, expid: int, other_than: str) -> str | None:
+    """Name of another exposure that has this exposure id, None if there is none."""
+    found = rows(cursor, "select exposure from exposures where expid = %s and exposure <> %s", (expid, other_than))
+    return str(found[0]["exposure"]) if found else None
 
 
 def register_ccdfile(cursor: Cursor, values: Mapping[str, Any]) -> int:
@@ -133,7 +143,7 @@ def refresh(cursor: Cursor, exposure: str, *, closed: bool = False) -> ExposureS
     -------
     ExposureState
     """
-    cursor.execute("select expected, imgtype from exposures where exposure = %s for update", (exposure,))
+    cursor.execute("select expected, imgtype from exposures where exposure = %s for no key update", (exposure,))
     found = cursor.fetchone()
     if found is None:
         raise ConfigurationError(f"exposure {exposure} is not registered")
@@ -193,9 +203,26 @@ def mark_missing(dsn: str, files: Sequence[Mapping[str, Any]]) -> int:
     return touched
 
 
-def note_late(dsn: str, exposure: str, stage: str, when: datetime | None = None) -> None:
-    """Note that an exposure missed its deadline, and in which stage it was; the first miss counts."""
+def note_late(
+    dsn: str, exposure: str, stage: str, when: datetime | None = None, values: Mapping[str, Any] | None = None
+) -> None:
+    """Note that an exposure missed its deadline, and in which stage it was; the first miss counts.
+
+    Parameters
+    ----------
+    dsn : str
+    exposure : str
+    stage : str
+        As `reached_stage` names it; anything else for an exposure of which nothing was ingested.
+    when : datetime, optional
+        Time of the miss; None: now.
+    values : mapping, optional
+        Values of `register_exposure`, as far as the file names tell them: an exposure that is not registered yet is registered
+        with them first, so that the miss of one that got stuck before its first file was ingested is kept too.
+    """
     with transaction(dsn) as cursor:
+        if values is not None:
+            register_exposure(cursor, values)
         cursor.execute(
             "update exposures set late_stage = coalesce(late_stage, %s), late_noted = coalesce(late_noted, %s, now())"
             " where exposure = %s",

@@ -160,6 +160,12 @@ def unsettled_batches(cursor: Cursor, settle_s: float) -> list[dict[str, Any]]:
     )
 
 
+def waiting(dsn: str) -> int:
+    """Number of alerts of all nights that are not acknowledged; cheap, however many were sent."""
+    found = fetch_all(dsn, "select count(*)::int as n from alert_outbox where state <> 'sent'")
+    return int(found[0]["n"])
+
+
 def counts(dsn: str, nid: int | None = None) -> dict[str, int]:
     """Number of alerts by state (queued, sending, sent), of one night or of all."""
     found = fetch_all(

@@ -83,6 +83,12 @@ def best(dsn: str, dataset: str) -> dict[str, dict[str, Any]]:
     return {row["kind"]: row for row in found}
 
 
+def find(dsn: str, product_id: int) -> dict[str, Any] | None:
+    """The product of a number, None if there is none."""
+    found = fetch_all(dsn, "select * from products where product_id = %s", (product_id,))
+    return found[0] if found else None
+
+
 def by_filename(dsn: str, filename: str) -> dict[str, Any] | None:
     """The best version of the product with this file name, None if there is none."""
     found = fetch_all(dsn, "select * from products where filename = %s and vbest > 0", (filename,))

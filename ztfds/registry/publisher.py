@@ -24,7 +24,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from ztfds.registry import exposures, outbox
-from ztfds.registry.database import Connection, connect, rows, transaction
+from ztfds.registry.database import Connection, answering, connect, rows, transaction
 from ztfds.registry.runner import no_fault
 from ztfds.survey.errors import BrokerDown
 
@@ -118,7 +118,7 @@ class Publisher:
                     break
         except KafkaException as error:
             raise BrokerDown(f"Kafka does not answer: {error}") from error
-        done.waiting = sum(n for state, n in outbox.counts(self.dsn).items() if state != "sent")
+        done.waiting = outbox.waiting(self.dsn)
         return done
 
     # -- sending ---------------------------------------------------------------------------------------------------
@@ -144,12 +144,13 @@ class Publisher:
         self, holder: Connection, topic: str, size: int, ends: Mapping[int, int]
     ) -> tuple[int, list[dict[str, Any]]]:
         """Mark a batch as sending, and hold its lock on the connection `holder` from before that is visible."""
-        holder.autocommit = False
-        with holder, holder.cursor() as cursor:
-            batch, taken = outbox.claim(cursor, topic, size, socket.gethostname(), os.getpid(), ends)
-            if batch:
-                cursor.execute("select pg_advisory_lock(%s, %s)", (_LOCK_CLASS, batch % 2**31))
-        holder.autocommit = True
+        with answering(holder):
+            holder.autocommit = False
+            with holder, holder.cursor() as cursor:
+                batch, taken = outbox.claim(cursor, topic, size, socket.gethostname(), os.getpid(), ends)
+                if batch:
+                    cursor.execute("select pg_advisory_lock(%s, %s)", (_LOCK_CLASS, batch % 2**31))
+            holder.autocommit = True
         return batch, taken
 
     def _deliver(self, topic: str, batch: int, taken: list[dict[str, Any]], done: Published) -> None:
@@ -296,7 +297,7 @@ class Publisher:
         for batch in open_batches:
             holder = connect(self.dsn, autocommit=True, application="ztfds publisher")
             try:
-                with holder.cursor() as cursor:
+                with answering(holder), holder.cursor() as cursor:
                     cursor.execute("select pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, batch["batch_id"] % 2**31))
                     (mine,) = cursor.fetchone() or (False,)
                 if mine:

@@ -7,7 +7,11 @@ from typing import Any
 
 import psycopg2.extras
 
-from ztfds.registry.database import Cursor, fetch_all, insert, rows, transaction
+from ztfds.registry.database import Cursor, fetch_all, fetch_one, insert, rows, transaction
+from ztfds.survey.errors import UnreadableFile
+
+_LONGEST_FILE = 2**63 - 1
+_LONGEST_NAME = 255
 
 
 def find(cursor: Cursor, filename: str, source: str, sha256: str) -> dict[str, Any] | None:
@@ -38,7 +42,9 @@ def store_manifest(
     sha256: str,
     files: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Store a manifest as the current one of its night and part; the same manifest again changes nothing.
+    """Store a manifest as the current one of its night and part; the current one again changes nothing.
+
+    One that was superseded and comes again is the current one again, and supersedes the others.
 
     Parameters
     ----------
@@ -51,31 +57,77 @@ def store_manifest(
     filename, sha256 : str
         Name and checksum of the manifest file.
     files : sequence of mappings
-        filename, bytes, sha256 of every file that was sent.
+        filename, bytes, sha256 of every file that was sent; the same entry twice counts once.
 
     Returns
     -------
     int
         manifest_id.
+
+    Raises
+    ------
+    UnreadableFile
+        An entry cannot be stored, or two entries of one name differ: the manifest is damaged.
     """
+    entries = _entries(files)
+    if not _storable(camera):
+        raise UnreadableFile(f"the manifest is of a camera with an impossible name: {camera!a}")
     with transaction(dsn) as cursor:
         cursor.execute("select ensure_night(%s)", (nid,))
         cursor.execute("select pg_advisory_xact_lock(hashtextextended(%s, 3))", (f"manifest/{nid}/{part}",))
         before = rows(
-            cursor, "select manifest_id from manifests where filename = %s and sha256 = %s", (filename, sha256)
+            cursor,
+            "select manifest_id, superseded from manifests where filename = %s and sha256 = %s",
+            (filename, sha256),
+        )
+        if before and not before[0]["superseded"]:
+            return int(before[0]["manifest_id"])
+        cursor.execute(
+            "update manifests set superseded = true where nid = %s and part = %s and not superseded", (nid, part)
         )
         if before:
-            return int(before[0]["manifest_id"])
-        cursor.execute("update manifests set superseded = true where nid = %s and part = %s", (nid, part))
+            # Its arrival is now, because the patience for what it names begins anew.
+            known = int(before[0]["manifest_id"])
+            query = "update manifests set superseded = false, arrival = now() where manifest_id = %s"
+            cursor.execute(query, (known,))
+            return known
         values = {"nid": nid, "part": part, "camera": camera, "filename": filename, "sha256": sha256}
         row = insert(cursor, "manifests", values, "returning manifest_id")
         key = int(row["manifest_id"]) if row else 0
         psycopg2.extras.execute_values(
             cursor,
             "insert into manifest_files (manifest_id, nid, filename, bytes, sha256) values %s",
-            [(key, nid, f["filename"], f.get("bytes"), f.get("sha256")) for f in files],
+            [(key, nid, *entry) for entry in entries],
         )
         return key
+
+
+def _entries(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, int | None, str | None]]:
+    """Name, size and checksum of every file of a manifest, once; refuse what the database could not hold."""
+    found: dict[str, tuple[str, int | None, str | None]] = {}
+    for item in files:
+        entry = (str(item["filename"]), item.get("bytes"), item.get("sha256"))
+        if not all(_storable(text) for text in (entry[0], entry[2] or "")):
+            raise UnreadableFile(f"the manifest has an entry that cannot be stored: {entry[0][:80]!a}")
+        if entry[1] is not None and not 0 <= entry[1] <= _LONGEST_FILE:
+            raise UnreadableFile(f"the manifest gives {entry[0]} an impossible size: {entry[1]} bytes")
+        if found.setdefault(entry[0], entry) != entry:
+            raise UnreadableFile(f"the manifest names {entry[0]} twice, with different sizes or checksums")
+    return list(found.values())
+
+
+def _storable(text: str) -> bool:
+    """Whether PostgreSQL can keep and index a text: not longer than a file name, no NUL, no half of a surrogate pair."""
+    return (
+        len(text) <= _LONGEST_NAME
+        and "\0" not in text
+        and not any("\ud800" <= character <= "\udfff" for character in text)
+    )
+
+
+def current_manifest(dsn: str, nid: int, part: str) -> dict[str, Any] | None:
+    """The row of the current manifest of a night and part, None if none has come; it may name no file at all."""
+    return fetch_one(dsn, "select * from manifests where nid = %s and part = %s and not superseded", (nid, part))
 
 
 def manifest_files(dsn: str, nid: int, part: str | None = None) -> list[dict[str, Any]]:

@@ -92,8 +92,10 @@ def inputs(dsn: str, field: int, rcid: int, fid: int, before_jd: float | None = 
     return [{**(row.pop("meta") or {}), **row} for row in found]
 
 
-def wanted(dsn: str, minimum: int, nid: int | None = None) -> list[dict[str, Any]]:
-    """Fields, channels and filters with at least `minimum` good images and no usable reference (or one to be remade).
+def wanted(dsn: str, minimum: int, nid: int | None = None, nights: int = 1) -> list[dict[str, Any]]:
+    """Fields, channels and filters with enough good images and no usable reference (or one to be remade), newest first.
+
+    Those whose images are the very ones of the last attempt (`note_try`) would give the same again and are left out.
 
     Parameters
     ----------
@@ -101,26 +103,62 @@ def wanted(dsn: str, minimum: int, nid: int | None = None) -> list[dict[str, Any
     minimum : int
         Smallest number of images that a reference needs.
     nid : int, optional
-        Only those that were observed in this night.
+        Only those that were observed in this night, or in the nights before it:
+    nights : int
+        How many nights, `nid` included, count.
 
     Returns
     -------
     list of dict
-        field, rcid, fid, n (images), in order.
+        field, rcid, fid, n (images), the last observed first.
     """
     query = """
-        select p.field, p.rcid, p.fid, count(*)::int as n from products p
-        where p.kind = 'sciimg' and p.vbest > 0 and p.status = 1 and not exists (
-            select 1 from references_ r where r.field = p.field and r.rcid = p.rcid and r.fid = p.fid
-                and r.vbest > 0 and r.status = 1 and not r.regenerate)
-        group by p.field, p.rcid, p.fid
-        having count(*) >= %(minimum)s and (%(nid)s::int is null or bool_or(p.nid = %(nid)s))
-        order by p.field, p.rcid, p.fid"""
-    return fetch_all(dsn, query, {"minimum": minimum, "nid": nid})
+        with images as (
+            select p.field, p.rcid, p.fid, count(*)::int as n, max(p.product_id) as last_input, max(p.nid) as night,
+                max(p.expid) as newest
+            from products p
+            where p.kind = 'sciimg' and p.vbest > 0 and p.status = 1 and (%(nid)s::int is null or (p.field, p.rcid, p.fid) in (
+                select s.field, s.rcid, s.fid from products s where s.kind = 'sciimg' and s.vbest > 0 and s.status = 1
+                    and s.nid between %(nid)s - %(nights)s + 1 and %(nid)s))
+            group by p.field, p.rcid, p.fid having count(*) >= %(minimum)s)
+        select i.field, i.rcid, i.fid, i.n from images i
+        where not exists (
+                select 1 from references_ r where r.field = i.field and r.rcid = i.rcid and r.fid = i.fid
+                    and r.vbest > 0 and r.status = 1 and not r.regenerate)
+            and not exists (
+                select 1 from reference_tries t where t.field = i.field and t.rcid = i.rcid and t.fid = i.fid
+                    and t.inputs = i.n and t.last_input = i.last_input)
+        order by i.night desc, i.newest desc nulls last, i.field, i.rcid, i.fid"""
+    return fetch_all(dsn, query, {"minimum": minimum, "nid": nid, "nights": nights})
+
+
+def note_try(dsn: str, field: int, rcid: int, fid: int, available: Sequence[Mapping[str, Any]], reason: str) -> None:
+    """Note an attempt at a reference: from which images (rows of `inputs`) it was tried, and why there is none, if so."""
+    values = {
+        "field": field,
+        "rcid": rcid,
+        "fid": fid,
+        "inputs": len(available),
+        "last_input": max((int(row["product_id"]) for row in available), default=0),
+        "reason": reason or None,
+    }
+    with transaction(dsn) as cursor:
+        insert(
+            cursor,
+            "reference_tries",
+            values,
+            "on conflict (field, rcid, fid) do update set inputs = excluded.inputs, last_input = excluded.last_input,"
+            " reason = excluded.reason, tried = now()",
+        )
 
 
 def want_again(dsn: str, reference_id: int, reason: str) -> None:
-    """Put a reference into the queue of those to be made anew; it is used until the new one is there."""
+    """Put a reference into the queue of those to be made anew, once; it is used until the new one is there."""
     with transaction(dsn) as cursor:
         statement = "update references_ set regenerate = true, reason = %s where reference_id = %s"
         cursor.execute(statement, (reason, reference_id))
+        cursor.execute(
+            "update reference_tries t set inputs = 0 from references_ r where r.reference_id = %s"
+            " and (t.field, t.rcid, t.fid) = (r.field, r.rcid, r.fid)",
+            (reference_id,),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,13 +24,16 @@ from ztfds.photometry.psf import PsfModel
 from ztfds.photometry.zeropoint import Zeropoint
 from ztfds.science import header as cards
 from ztfds.science.masks import mask_artifacts
+from ztfds.science.pointing import boresight, pointing
 from ztfds.survey import bits, filters
 from ztfds.survey.camera import Camera, ccd_qid
 from ztfds.survey.errors import AstrometryFailed, BadData, PhotometryFailed, PsfFailed
+from ztfds.survey.fields import unit_vector
 
 logger = logging.getLogger(__name__)
 
-POINTING_DISAGREEMENT_DEG = 0.2  # a telescope readback further than this from the request is not believed
+HEMISPHERE = 0.1
+"""Cosine of the distance beyond which a gnomonic projection is not asked about a star."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,13 @@ def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
     band = filters.by_fid(who.fid)
     gain, readnoise = cards.number(inputs.split.header, "GAIN"), cards.number(inputs.split.header, "READNOI")
     saturate = inputs.split.saturation_dn
-    guess = _pointing(inputs, who)
+    guesses = pointing(inputs.primary, inputs.split.header, inputs.camera, who.ccdid, who.qid).guesses
+    guess = guesses[0]
 
     pixels, mask = detrend(inputs.split, inputs.bias, inputs.flat, config.detrend)
     scene = measure.prepare(pixels, mask, gain, readnoise, saturate, config.photometry)
     _note_scene(notes, scene)
-    solution = _astrometry(inputs, scene, guess, config, notes)
+    solution = _astrometry(inputs, scene, guesses, config, notes)
     mask = _mask(inputs, pixels, scene, readnoise, solution.wcs if solution else guess, config, notes)
     scene = measure.with_mask(scene, mask)
     photometry, psf = _psf_photometry(scene, config, notes)
@@ -183,21 +188,6 @@ def _identity(inputs: ScienceInputs) -> cards.Identity:
     )
 
 
-def _boresight(primary: fits.Header) -> tuple[float, float]:
-    """Pointing (deg): the telescope's readback if it agrees with the request, else the request."""
-    ra, dec = cards.number(primary, "RAD", "OBJRAD"), cards.number(primary, "DECD", "OBJDECD")
-    tel_ra, tel_dec = primary.get("TELRAD"), primary.get("TELDECD")
-    if not isinstance(tel_ra, int | float) or not isinstance(tel_dec, int | float):
-        return ra, dec
-    off = math.hypot(((tel_ra - ra + 180.0) % 360.0 - 180.0) * math.cos(math.radians(dec)), tel_dec - dec)
-    return (float(tel_ra), float(tel_dec)) if off < POINTING_DISAGREEMENT_DEG else (ra, dec)
-
-
-def _pointing(inputs: ScienceInputs, who: cards.Identity) -> WCS:
-    """Nominal world coordinates of the quadrant."""
-    return inputs.camera.approximate_wcs(*_boresight(inputs.primary), who.ccdid, who.qid)
-
-
 def _note_scene(notes: _Notes, scene: measure.Scene) -> None:
     notes.metrics |= {
         "median_background_dn": scene.background.median_level,
@@ -214,19 +204,12 @@ def _note_scene(notes: _Notes, scene: measure.Scene) -> None:
 
 
 def _astrometry(
-    inputs: ScienceInputs, scene: measure.Scene, guess: WCS, config: ScienceConfig, notes: _Notes
+    inputs: ScienceInputs, scene: measure.Scene, guesses: Sequence[WCS], config: ScienceConfig, notes: _Notes
 ) -> AstrometricSolution | None:
-    """Tie the bright detections to Gaia."""
+    """Tie the bright detections to Gaia, starting from the first guess that leads there."""
     notes.metrics["astrom_possible"] = 0.0
-    shapes, found = scene.shapes, scene.found
-    n = shapes.x.size
-    usable = np.isfinite(shapes.fwhm) & (shapes.fwhm > 0.6 * scene.fwhm_px) & (shapes.fwhm < 2.0 * scene.fwhm_px)
-    gaia = inputs.gaia[inputs.gaia["gmag"] < config.gaia_faint_mag]
     try:
-        solution = solve(
-            shapes.x, shapes.y, found.flux[:n], scene.data.shape, guess, gaia, config.astrometry,
-            snr=found.snr[:n], fwhm_px=scene.fwhm_px, usable=usable,
-        )  # fmt: skip
+        solution = _solve_any(inputs, scene, guesses, config, notes)
     except AstrometryFailed as error:
         notes.fail(error)
         return None
@@ -246,6 +229,28 @@ def _astrometry(
     return solution
 
 
+def _solve_any(
+    inputs: ScienceInputs, scene: measure.Scene, guesses: Sequence[WCS], config: ScienceConfig, notes: _Notes
+) -> AstrometricSolution:
+    """The solution of the first guess that has one; raise `AstrometryFailed`, the last one's, when none has."""
+    shapes, found = scene.shapes, scene.found
+    n = shapes.x.size
+    usable = np.isfinite(shapes.fwhm) & (shapes.fwhm > 0.6 * scene.fwhm_px) & (shapes.fwhm < 2.0 * scene.fwhm_px)
+    gaia = inputs.gaia[inputs.gaia["gmag"] < config.gaia_faint_mag]
+    for guess in guesses:
+        try:
+            return solve(
+                shapes.x, shapes.y, found.flux[:n], scene.data.shape, guess, gaia, config.astrometry,
+                snr=found.snr[:n], fwhm_px=scene.fwhm_px, usable=usable,
+            )  # fmt: skip
+        except AstrometryFailed as error:
+            failure = error
+            notes.say(
+                f"astrometry from the guess at CRVAL {guess.wcs.crval[0]:.4f} {guess.wcs.crval[1]:.4f}: {error.message}"
+            )
+    raise failure
+
+
 def _mask(
     inputs: ScienceInputs,
     pixels: np.ndarray,
@@ -258,8 +263,8 @@ def _mask(
     """Mask with radiation hits, tracks, ghosts and halos."""
     stars = _bright_stars(inputs, wcs, config)
     who = ccd_qid(inputs.split.rcid)
-    nominal = inputs.camera.approximate_wcs(*_boresight(inputs.primary), *who)
-    axis = nominal.world_to_pixel_values(*_boresight(inputs.primary))
+    nominal = inputs.camera.approximate_wcs(*boresight(inputs.primary), *who)
+    axis = nominal.world_to_pixel_values(*boresight(inputs.primary))
     mask = mask_artifacts(
         pixels, scene.mask, scene.background.level, scene.gain, readnoise, scene.fwhm_px, config.masks, stars,
         (float(axis[0]), float(axis[1])), inputs.camera.pixel_scale_arcsec,
@@ -278,8 +283,10 @@ def _bright_stars(inputs: ScienceInputs, wcs: WCS, config: ScienceConfig) -> np.
     stars = inputs.gaia[inputs.gaia["gmag"] <= faintest]
     if len(stars) == 0:
         return np.empty((0, 3))
-    x, y = wcs.wcs_world2pix(stars["ra"], stars["dec"], 0)
     ny, nx = inputs.split.pixels.shape
+    ra, dec = wcs.wcs_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+    stars = stars[unit_vector(stars["ra"], stars["dec"]) @ unit_vector(ra, dec) > HEMISPHERE]
+    x, y = wcs.wcs_world2pix(stars["ra"], stars["dec"], 0)
     margin = config.bright_star_margin_px
     near = (x > -margin) & (y > -margin) & (x < nx + margin) & (y < ny + margin)
     return np.column_stack([x, y, stars["gmag"]])[near]

@@ -6,17 +6,18 @@
      ├─ RetryLater           something is not there yet: try again later
      │   ├─ CalibrationMissing
      │   ├─ FilesMissing
+     │   ├─ MissingCatalog
      │   └─ LockedByOther
      ├─ BadData              the data are bad: mark them, do not page anybody
      │   ├─ BadName  TruncatedFile  UnreadableFile  ChecksumMismatch  WrongSize  MissingKeyword
      │   ├─ OffGridField  Mislabelled  DuplicateFile  ConflictingDuplicate
-     │   ├─ MissingCatalog
      │   └─ AstrometryFailed  PhotometryFailed  PsfFailed  BadReference  BadDifference
      ├─ NoWork               nothing to do: not an error
      │   ├─ ReferenceMissing
      │   └─ AlreadyDone
      ├─ BugOrConfiguration   page somebody
      │   └─ ConfigurationError
+     │       └─ BadCatalog
      ├─ ServiceDown          back off and try again
      │   ├─ DatabaseDown
      │   ├─ BrokerDown
@@ -126,6 +127,12 @@ class FilesMissing(RetryLater):
     code = "files_missing"
 
 
+class MissingCatalog(RetryLater):
+    """The folder of static catalogs holds none of the kind that is needed (yet): no exposure is to blame."""
+
+    code = "missing_catalog"
+
+
 class LockedByOther(RetryLater):
     """Somebody else is making the same product at this moment."""
 
@@ -198,12 +205,6 @@ class ConflictingDuplicate(BadData):
     code = "conflicting_duplicate"
 
 
-class MissingCatalog(BadData):
-    """No static catalog covers this position."""
-
-    code = "missing_catalog"
-
-
 class AstrometryFailed(BadData):
     """No trustworthy astrometric solution."""
 
@@ -262,6 +263,12 @@ class ConfigurationError(BugOrConfiguration):
     """Settings that are contradictory, unknown or impossible."""
 
     code, exit_code = "configuration", 78
+
+
+class BadCatalog(ConfigurationError):
+    """A static catalog that is no table or lacks a column: no exposure is to blame."""
+
+    code = "bad_catalog"
 
 
 class ServiceDown(ZtfdsError):

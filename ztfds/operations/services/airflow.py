@@ -41,6 +41,7 @@ DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night"})
 """The DAGs that have to be known before work can be sent."""
 
 POOL = "science"
+LIGHT_POOL, LIGHT_SLOTS = "light", 2
 MOST_SLOTS = 4
 """The pool has one slot a core, at most so many."""
 
@@ -135,6 +136,7 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "max_active_runs_per_dag": 64,
             "max_map_length": 8192,  # references of a night: field x quadrant x filter
             "dags_are_paused_at_creation": False,
+            "num_dag_runs_to_retain_rendered_fields": 0,  # they go with their run; a search for old ones costs every task
             "fernet_key": state.secrets["fernet_key"],
             "simple_auth_manager_users": ",".join(f"{user}:{role}" for user, role in USERS.items()),
             "simple_auth_manager_passwords_file": state.home / "airflow" / "passwords.json",
@@ -155,6 +157,10 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "execution_api_timeout": 30,
         },
         "scheduler": {
+            "use_job_schedule": False,  # all runs are asked for; looking for due ones is a third of the queries of a loop
+            # Each loop looks first at new runs, then at those not looked at for longest. Queued tasks start anyway, and every
+            # run more costs 15 ms a loop, of which there is one for each task.
+            "max_dagruns_per_loop_to_schedule": 3,
             "orphaned_tasks_check_interval": 15,  # after a kill of the scheduler its tasks are taken up soon
             "scheduler_health_check_threshold": 20,
             "task_instance_heartbeat_timeout": 60,  # tasks beat every second; the default is 300 s
@@ -169,6 +175,8 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "base_log_folder": state.logs / "airflow",
             "dag_processor_child_process_log_directory": state.logs / "airflow" / "dag_processor",
             "colored_console_log": False,
+            # Every call of a task would write a line; what became of a task is in its own log and in the tables.
+            "namespace_levels": "http.access=WARNING airflow.api_fastapi=WARNING airflow.jobs=WARNING",
         },
     }
     return {f"AIRFLOW__{part}__{key}".upper(): str(v) for part, keys in named.items() for key, v in keys.items()}
@@ -307,6 +315,7 @@ def ensure_ready(state: State, timeout_s: float = 180.0) -> None:
     try:
         client.warm()
         client.ensure_pool(POOL, slots())
+        client.ensure_pool(LIGHT_POOL, LIGHT_SLOTS)
         if not supervise.wait_until(lambda: client.dags() >= wanted, timeout_s, pause_s=0.25):
             _, answer = client.call("GET", "/api/v2/importErrors")
             errors = [entry["stack_trace"] for entry in (answer or {}).get("import_errors", [])]

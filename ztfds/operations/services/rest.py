@@ -174,6 +174,8 @@ class AirflowApi:
         status, answer = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?run_id_pattern={pattern}%25&limit=100")
         if status == 404 or answer is None:
             raise AirflowDown(f"Airflow does not know the DAG {dag_id!r} (yet)")
+        if status >= 400:
+            raise ConfigurationError(f"Airflow refuses to list the runs of {dag_id!r} ({status}): {answer}")
         return [run for run in answer.get("dag_runs", []) if run["dag_run_id"].startswith(prefix)]
 
     def dags(self) -> set[str]:
