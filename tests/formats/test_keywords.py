@@ -120,6 +120,7 @@ def test_what_the_survey_wrote_is_not_changed() -> None:
     assert dict(quadrants[0]) == {"GAIN": 6.0, "READNOI": 9.0}
 
 
+@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
 def test_cards_that_cannot_be_read_or_are_empty_do_no_harm() -> None:
     header = fits.Header.fromstring(f"{'OBSJD   =                  NAN':80}{'EXPTIME =':80}{'AIRMASS = xx yy':80}")
     supplied = normalise(header, ON_SKY, extensions())

@@ -96,14 +96,14 @@ def normalise(primary: fits.Header, name: RawName, extensions: Sequence[fits.Hea
 
 def _drop_unreadable(header: fits.Header, name: RawName) -> None:
     """Remove cards whose value cannot be read at all, such as NAN without quotes: one of them would spoil every later use."""
-    bad = []
+    bad: list[tuple[int, str]] = []
     for index, card in enumerate(header.cards):
         try:
             _ = card.value
         except (fits.VerifyError, ValueError):
-            bad.append(index)
-    for index in reversed(bad):
-        logger.warning("%s: the card %r cannot be read and is left out", name.filename, header.cards[index].image[:32])
+            bad.append((index, card.keyword))
+    for index, keyword in reversed(bad):
+        logger.warning("%s: the card %s cannot be read and is left out", name.filename, keyword)
         del header[index]
 
 
