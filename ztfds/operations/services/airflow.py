@@ -131,7 +131,7 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "executor": "LocalExecutor",
             # The pool limits the work to one task a core. The executor gets more workers, because the supervisor of a finished
             # task can sleep until its next heartbeat, while the task's slot of the pool is free at once.
-            "parallelism": 2 * slots() + 2,
+            "parallelism": 2 * slots() + 8,
             "max_active_tasks_per_dag": 64,  # counted for each run; 16 would throttle wide mappings
             "max_active_runs_per_dag": 64,
             "max_map_length": 8192,  # references of a night: field x quadrant x filter
@@ -157,13 +157,12 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "execution_api_timeout": 30,
         },
         "scheduler": {
-            "use_job_schedule": False,  # all runs are asked for; looking for due ones is a third of the queries of a loop
             # Each loop looks first at new runs, then at those not looked at for longest. Queued tasks start anyway, and every
             # run more costs 15 ms a loop, of which there is one for each task.
             "max_dagruns_per_loop_to_schedule": 3,
             "orphaned_tasks_check_interval": 15,  # after a kill of the scheduler its tasks are taken up soon
             "scheduler_health_check_threshold": 20,
-            "task_instance_heartbeat_timeout": 60,  # tasks beat every second; the default is 300 s
+            "task_instance_heartbeat_timeout": 60,  # the default is 300 s
         },
         "dag_processor": {
             "refresh_interval": 30,
