@@ -106,14 +106,14 @@ def test_bad_files_have_a_named_state_and_stop_nobody(observatory: Observatory) 
     verdicts = {(row["verdict"], row["error_code"]) for row in receipts if row["verdict"] != "accepted"}
     codes = {code for _, code in verdicts}
     assert {
-        "truncated_file",
+        "truncated",
         "mislabelled",
-        "off_grid_field",
+        "off_grid",
         "missing_keyword",
         "bad_name",
         "conflicting_duplicate",
     } <= codes
-    assert codes & {"unreadable_file"} and codes & {"checksum_mismatch", "unreadable_file"}
+    assert codes & {"unreadable"} and codes & {"checksum_mismatch", "unreadable"}
     assert sum(row["verdict"] == "duplicate" for row in receipts) == 1
     assert all(row["reason"] for row in receipts if row["verdict"] == "quarantined")
     assert all((observatory.context.archive / row["path"]).is_file() for row in receipts), "nothing is lost"
