@@ -69,7 +69,7 @@ class Size:
 
 SIZES = {
     "tiny": Size("TINY", "tiny", ("zg", "zr"), 6, 8, 6, 6, 2.0),
-    "ccd": Size("CCD", "ztf", ("zr",), 6, 6, 6, 6, 12.0),
+    "ccd": Size("CCD", "ztf", ("zr",), 6, 5, 5, 5, 15.0),
     "camera": Size("ZTF", "ztf", ("zr",), 6, 3, 6, 6, 45.0, 4 * 3600.0),
 }
 
