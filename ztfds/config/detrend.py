@@ -123,7 +123,7 @@ class StackConfig(StepConfig):
         description="a pixel is noisy above this times the median standard deviation (real flat pipeline)",
     )
     noisy_false_rate: float = Field(
-        default=2e-4,
+        default=2.5e-4,
         gt=0,
         lt=1,
         description="the factor is raised when few frames would make more good pixels noisy than this fraction",
