@@ -83,6 +83,8 @@ def _measure(state: State, exposures: int) -> int:
     print(
         f"Airflow and ingestd: {total:.2f} CPU-s an exposure, aim {AIM_CPU_S}; with PostgreSQL {total + spent['postgres']:.2f}"
     )
+    resting_cost = sum(value for name, value in idle.items() if name not in ("postgres", "kafka")) * wall / exposures
+    print(f"of which {resting_cost:.2f} CPU-s would have been used in the same time without any exposure")
     memory = {row.name: round(row.memory_mb) for row in stack.status(state.home)}
     print(f"memory [MB, proportional]: {json.dumps(memory)}, together {sum(memory.values())}")
     return int(total > AIM_CPU_S)
