@@ -97,7 +97,7 @@ def environment(state: State, dsns: Mapping[str, str]) -> dict[str, str]:
     root = repository()
     return {
         **process_environment(),
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "plugins" / "settings")]),
+        "PYTHONPATH": os.pathsep.join(str(root / folder) for folder in ("", "plugins", "plugins/settings")),
         "AIRFLOW_HOME": str(state.home / "airflow"),
         "ZTFDS_PRELOAD": "1",
         **connections(state, dsns),
@@ -128,7 +128,7 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "dags_folder": state.settings.dags or root / "dags",
             "plugins_folder": root / "plugins",
             "load_examples": False,
-            "executor": "LocalExecutor",
+            "executor": "ztfds_executor.PromptLocalExecutor",  # plugins/settings: notices ends of tasks at once
             # The pool limits the work to one task a core. The executor gets more workers, because the supervisor of a finished
             # task can sleep until its next heartbeat, while the task's slot of the pool is free at once.
             "parallelism": 2 * slots() + 8,
@@ -157,6 +157,7 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "execution_api_timeout": 30,
         },
         "scheduler": {
+            "scheduler_idle_sleep_time": 0.1,  # the executor waits instead, and is woken by tasks that end
             # Each loop looks first at new runs, then at those not looked at for longest. Queued tasks start anyway, and every
             # run more costs 15 ms a loop, of which there is one for each task.
             "max_dagruns_per_loop_to_schedule": 3,
