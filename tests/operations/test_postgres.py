@@ -11,6 +11,7 @@ import psutil
 import psycopg2
 import pytest
 
+from ztfds.operations import machine
 from ztfds.operations import postgres as pg
 from ztfds.operations.postgres import ADMIN, EmbeddedPostgres
 from ztfds.registry import database as db
@@ -65,7 +66,7 @@ def test_secrets_are_private_and_other_keys_of_the_file_survive(running):
     kept = json.loads(running.secrets_file.read_text())
     assert set(kept["postgres"]) == {ADMIN, *pg.DATABASE_OF_ROLE}
     assert len(set(kept["postgres"].values())) == len(kept["postgres"])
-    pg.write_private(running.secrets_file, json.dumps({**kept, "other": 1}))
+    machine.write_private(running.secrets_file, json.dumps({**kept, "other": 1}))
     running.stop()
     running.start()
     assert json.loads(running.secrets_file.read_text()) == {**kept, "other": 1}

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ztfds.operations import machine
 from ztfds.operations.services import airflow, kafka, state, supervise
 from ztfds.operations.services.rest import AirflowApi, AirflowDown
 from ztfds.survey.errors import BrokerDown, ConfigurationError, ServiceDown
@@ -138,10 +139,10 @@ def test_ports_are_loopback_ports_that_can_be_listened_on() -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
-        assert not state.port_is_free(busy.getsockname()[1])
-    port = state.free_port(set())
-    assert state.PORT_RANGE[0] <= port < state.PORT_RANGE[1]
-    assert state.port_is_free(port)
+        assert not machine.port_is_free(busy.getsockname()[1])
+    port = machine.free_port(set())
+    assert machine.PORT_RANGE[0] <= port < machine.PORT_RANGE[1]
+    assert machine.port_is_free(port)
 
 
 def test_the_environment_of_airflow_is_decided_by_the_home_alone(
@@ -151,7 +152,7 @@ def test_the_environment_of_airflow_is_decided_by_the_home_alone(
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", "smtp://localhost:25")
     found = airflow.environment(home, DSNS)
-    assert found["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert found["AIRFLOW__CORE__EXECUTOR"] == "ztfds_executor.PromptLocalExecutor"
     assert found["AIRFLOW_HOME"] == str(home.home / "airflow")
     assert found["AIRFLOW_CONN_SMTP_DEFAULT"] == "smtp://localhost:25"
     assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("postgresql+psycopg2://airflow:")
@@ -236,7 +237,7 @@ def test_the_client_renews_its_token_and_its_connection() -> None:
 
 
 def test_the_client_says_when_nobody_answers() -> None:
-    client = AirflowApi(f"http://127.0.0.1:{state.free_port(set())}", "a", "b", timeout_s=2)
+    client = AirflowApi(f"http://127.0.0.1:{machine.free_port(set())}", "a", "b", timeout_s=2)
     with pytest.raises(AirflowDown, match="no answer"):
         client.health()
     with pytest.raises(ConfigurationError, match="not the address"):

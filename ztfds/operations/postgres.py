@@ -19,7 +19,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
+from ztfds.operations.machine import free_port, port_is_free, write_private
 from ztfds.survey.errors import ConfigurationError, DatabaseDown
 
 log = logging.getLogger(__name__)
@@ -154,35 +154,6 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (OSError, IndexError):
         return False
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nobody listens now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1 now."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
 
 
 class EmbeddedPostgres:
@@ -411,7 +382,7 @@ class EmbeddedPostgres:
         while port is not None and not port_is_free(port) and time.monotonic() < end:
             time.sleep(0.05)
         if port is None or not port_is_free(port):
-            port = free_port()
+            port = free_port(set())
         settings = {**SETTINGS, "port": str(port)}
         target = self.data / "postgresql.conf"
         target.write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()))

@@ -20,9 +20,10 @@ from pathlib import Path
 import psycopg2
 
 import ztfds
+from ztfds.operations.machine import write_private
 from ztfds.operations.services import supervise
 from ztfds.operations.services.rest import AirflowApi, AirflowDown
-from ztfds.operations.services.state import USERS, State, write_private
+from ztfds.operations.services.state import USERS, State
 from ztfds.survey.errors import ConfigurationError, DatabaseDown, ServiceDown
 
 logger = logging.getLogger(__name__)

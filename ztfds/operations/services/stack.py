@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from ztfds.operations.machine import free_port, port_is_free
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.operations.services import airflow, kafka, supervise
-from ztfds.operations.services.state import Settings, State, free_port, load, load_or_create, locked, port_is_free
+from ztfds.operations.services.state import Settings, State, load, load_or_create, locked
 from ztfds.survey.errors import BrokerDown, ServiceDown
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,7 @@ import dataclasses
 import fcntl
 import json
 import os
-import random
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ztfds.operations.machine import free_port, write_private
 from ztfds.survey.errors import ConfigurationError
 
 USERS = {"admin": "admin", "operator": "op", "viewer": "viewer", "ingestd": "user"}
@@ -24,10 +23,6 @@ USERS = {"admin": "admin", "operator": "op", "viewer": "viewer", "ingestd": "use
 
 PORTS = ("api", "kafka", "kafka_controller")
 """Names of the loopback ports that this module hands out (PostgreSQL keeps its own)."""
-
-PORT_RANGE = (20000, 32000)
-"""Below the range from which Linux takes ports for outgoing connections, so that a remembered port stays free."""
-
 
 _guard = threading.RLock()
 """Held while a state is changed or written: services are started from several threads."""
@@ -212,37 +207,6 @@ def complete(state: State) -> None:
     for name in PORTS:
         if name not in state.ports:
             state.ports[name] = free_port(set(state.ports.values()))
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port(taken: set[int]) -> int:
-    """Choose a loopback port nobody listens on, other than those in `taken`."""
-    for port in random.SystemRandom().sample(range(*PORT_RANGE), 200):
-        if port not in taken and port_is_free(port):
-            return port
-    raise ConfigurationError("no free port on 127.0.0.1")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a text file that only its owner can read (0600), in one atomic step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 @contextmanager
