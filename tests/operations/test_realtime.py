@@ -1,24 +1,21 @@
 """From a raw file to alerts, on a simulated CCD of the tiny camera with references made by the pipeline itself."""
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import process_once
 import pytest
-from embedded import administer
+from prepared import CCD, process
 from tiny import deliver
 
 from ztfds.formats.alerts import read_container, unpack_cutout
 from ztfds.formats.alertschema import alert_schema
 from ztfds.formats.images import read_image
 from ztfds.operations import afternoon, realtime, references
-from ztfds.operations.context import Context
 from ztfds.operations.receive import receive
 from ztfds.registry import database as db
 from ztfds.registry import exposures, products, qa, sky
@@ -28,65 +25,10 @@ from ztfds.survey.camera import rcid
 from ztfds.survey.errors import CalibrationMissing, FilesMissing, NoWork, RetryLater
 from ztfds.survey.states import CcdState, ExposureState
 
-CCD = 6
 TABLES = (
     "exposures", "ccdfiles", "receipts", "products", "product_parents", "jobs", "qa_metrics", "diffimages", "candidates",
     "object_names", "alert_outbox", "references_", "reference_members", "calibrations",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A database and an archive with calibrations, reference epochs and references of one CCD."""
-
-    name: str
-    archive: Path
-
-
-def _context(dsn, mountain, root):
-    places = {"archive": root / "archive", "inbox": root / "inbox", "catalogs": mountain.root / "catalogs"}
-    for folder in places.values():
-        folder.mkdir(exist_ok=True, parents=True)
-    context = Context.build(dsn, {**places, "camera": "tiny"})
-    return replace(context, camera=replace(context.camera, ccdids=(CCD,)))
-
-
-def _process(context, mountain, index, **more):
-    (path,) = mountain.files(index, CCD)
-    deliver(context, path)
-    return realtime.process_ccd(context, path.name, None, "run", **more)
-
-
-@pytest.fixture(scope="module")
-def prepared(postgres, mountain, tmp_path_factory):
-    """Afternoon, reference epochs and references of the reference night, processed once."""
-    name = "prepared_realtime"
-    administer(postgres, f"create database {name} template ztfds owner ztf_owner")
-    root = tmp_path_factory.mktemp("prepared")
-    context = _context(postgres.dsn("ztf_pipeline", name), mountain, root)
-    for index in [i for i, e in enumerate(mountain.plan.exposures) if e.night == 0 and e.kind in "bf"]:
-        assert _process(context, mountain, index).state is CcdState.ingested
-    made = afternoon.calibrate_ccd(context, mountain.plan.dates[0], CCD)
-    assert all(m.accepted for m in made)
-    for index in mountain.of_kind("o", 0):
-        outcome = _process(context, mountain, index)
-        assert outcome.state is CcdState.calibrated and "no reference" in outcome.reason
-        assert realtime.close_exposure(context, outcome.exposure) is ExposureState.calibrated
-    wanted = references.wanted(context, mountain.plan.dates[0])
-    assert [w["rcid"] for w in wanted] == [rcid(CCD, q) for q in (1, 2, 3, 4)]
-    assert all(references.build(context, **w).status == 1 for w in wanted)
-    yield Prepared(name, context.archive)
-    administer(postgres, f"drop database {name} with (force)")
-
-
-@pytest.fixture
-def ready(prepared, postgres, mountain, tmp_path):
-    """A copy of the prepared state, to be used up by one test."""
-    name = f"ready_{next(tempfile._get_candidate_names()).lower()}"
-    administer(postgres, f"create database {name} template {prepared.name} owner ztf_owner")
-    shutil.copytree(prepared.archive, tmp_path / "archive")
-    yield _context(postgres.dsn("ztf_pipeline", name), mountain, tmp_path)
-    administer(postgres, f"drop database {name} with (force)")
 
 
 def _counts(context):
@@ -115,7 +57,7 @@ def test_references_are_registered_with_members_and_read_back(ready, mountain):
 
 def test_an_exposure_becomes_alerts(ready, mountain):
     first, second = mountain.of_kind("o", 1)
-    outcome = _process(ready, mountain, first)
+    outcome = process(ready, mountain, first)
     assert outcome.state is CcdState.processed and [q.state for q in outcome.quadrants] == [CcdState.processed] * 4
     rows = _outbox(ready)
     assert len(rows) == sum(q.alerts for q in outcome.quadrants) > 0
@@ -129,7 +71,7 @@ def test_an_exposure_becomes_alerts(ready, mountain):
     assert realtime.close_exposure(ready, outcome.exposure) is ExposureState.processed
     exposure = exposures.find(ready.dsn, outcome.exposure)
     assert all(exposure[stage] is not None for stage in exposures.STAGES) and exposure["published"] is None
-    _process(ready, mountain, second)
+    process(ready, mountain, second)
     _check_packets(ready, candidates)
 
 
@@ -164,7 +106,7 @@ def test_injected_transients_are_alerted(ready, mountain):
     import pyarrow.parquet as pq
 
     index = mountain.of_kind("o", 1)[0]
-    outcome = _process(ready, mountain, index)
+    outcome = process(ready, mountain, index)
     stem = outcome.filename.removesuffix(".fits.fz").rsplit("_", 1)[0]
     table = next(
         p for p in (mountain.root / "truth").glob("ztf_*.parquet") if p.name[:18] == stem[:18] and "_c06" in p.name
@@ -178,12 +120,12 @@ def test_injected_transients_are_alerted(ready, mountain):
 
 
 def test_doing_it_again_changes_nothing(ready, mountain):
-    outcome = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    outcome = process(ready, mountain, mountain.of_kind("o", 1)[0])
     before, alerts = _counts(ready), _outbox(ready)
     again = realtime.process_ccd(ready, outcome.filename, None, "run", 2)
     assert (again.state, again.quadrants) == (CcdState.processed, ())
     assert _counts(ready) == before and _outbox(ready) == alerts
-    duplicate = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    duplicate = process(ready, mountain, mountain.of_kind("o", 1)[0])
     assert duplicate.state is CcdState.duplicate
     assert _counts(ready) == {**before, "receipts": before["receipts"] + 1}
     assert exposures.find_ccdfile(ready.dsn, outcome.filename)["state"] == "processed"
@@ -232,7 +174,7 @@ def test_killed_in_the_middle_the_next_attempt_ends_as_if_nothing_had_happened(
 
 
 def test_calibrations_may_be_old_and_their_age_is_kept(ready, mountain):
-    outcome = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    outcome = process(ready, mountain, mountain.of_kind("o", 1)[0])
     image = products.best(ready.dsn, f"sci/{outcome.exposure}/rcid{rcid(CCD, 1):02d}")["sciimg"]
     age = qa.of_provenance(ready.dsn, image["provenance_id"])["calibration_age_d"]
     assert 3.0 < age < 4.0 and image["meta"]["MAGZP"] > 20
@@ -242,14 +184,14 @@ def test_without_calibrations_it_is_tried_later_and_failed_in_the_end(context, m
     one = replace(context, camera=replace(context.camera, ccdids=(CCD,)))
     index = mountain.of_kind("o", 0)[0]
     with pytest.raises(CalibrationMissing):
-        _process(one, mountain, index)
+        process(one, mountain, index)
     (path,) = mountain.files(index, CCD)
     row = exposures.find_ccdfile(one.dsn, path.name)
     assert (row["state"], row["error_code"]) == ("ingested", "calibration_missing")
     assert realtime.close_exposure(one, row["exposure"]) is ExposureState.failed
     assert exposures.find(one.dsn, row["exposure"])["reason"] == "calibration_missing"
     for other in [i for i, e in enumerate(mountain.plan.exposures) if e.night == 0 and e.kind in "bf"]:
-        _process(one, mountain, other)
+        process(one, mountain, other)
     afternoon.calibrate_ccd(one, mountain.plan.dates[0], CCD)
     assert realtime.process_ccd(one, path.name).state is CcdState.calibrated
     assert realtime.close_exposure(one, row["exposure"]) is ExposureState.calibrated
@@ -257,13 +199,13 @@ def test_without_calibrations_it_is_tried_later_and_failed_in_the_end(context, m
 
 def test_the_last_attempt_says_failed(context, mountain):
     with pytest.raises(CalibrationMissing):
-        _process(context, mountain, mountain.of_kind("o", 0)[0], final=True)
+        process(context, mountain, mountain.of_kind("o", 0)[0], final=True)
     row = db.fetch_one(context.dsn, "select state, error_code from ccdfiles")
     assert row == {"state": "failed", "error_code": "calibration_missing"}
 
 
 def test_a_reference_that_comes_later_is_used_without_calibrating_again(ready, mountain, database):
-    outcome = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    outcome = process(ready, mountain, mountain.of_kind("o", 1)[0])
     name = outcome.filename
     with db.transaction(ready.dsn) as cursor:  # as if the difference had never been made
         cursor.execute("update ccdfiles set state = 'calibrated' where filename = %s", (name,))
@@ -279,7 +221,7 @@ def test_a_reference_that_comes_later_is_used_without_calibrating_again(ready, m
 def test_a_bad_difference_makes_no_alerts(ready, mountain):
     strict = ready.config.difference.model_copy(update={"max_scorr_width": 0.01})
     context = replace(ready, config=ready.config.model_copy(update={"difference": strict}))
-    outcome = _process(context, mountain, mountain.of_kind("o", 1)[0])
+    outcome = process(context, mountain, mountain.of_kind("o", 1)[0])
     assert outcome.state is CcdState.processed and "bad difference" in outcome.reason
     assert _outbox(ready) == [] and db.fetch_all(ready.dsn, "select 1 from candidates") == []
     rows = db.fetch_all(
@@ -292,7 +234,7 @@ def test_missing_catalogs_are_not_the_exposures_fault(ready, mountain, tmp_path)
     empty = tmp_path / "no-catalogs"
     empty.mkdir()
     with pytest.raises(RetryLater):
-        _process(replace(ready, catalogs=empty), mountain, mountain.of_kind("o", 1)[0])
+        process(replace(ready, catalogs=empty), mountain, mountain.of_kind("o", 1)[0])
     (path,) = mountain.files(mountain.of_kind("o", 1)[0], CCD)
     assert exposures.find_ccdfile(ready.dsn, path.name)["state"] == "ingested"
     assert realtime.process_ccd(ready, path.name).state is CcdState.processed
@@ -303,7 +245,7 @@ def test_a_damaged_calibration_or_reference_is_not_the_exposures_fault(ready, mo
     for row in db.fetch_all(ready.dsn, "select path from products where kind = %s", (kind,)):
         (ready.archive / row["path"]).write_bytes(b"SIMPLE  =                    T" + bytes(3000))
     with pytest.raises(FilesMissing, match=r"flat|reference"):
-        _process(ready, mountain, mountain.of_kind("o", 1)[0])
+        process(ready, mountain, mountain.of_kind("o", 1)[0])
     row = db.fetch_one(
         ready.dsn, "select state, error_code from ccdfiles where state = 'ingested' and error_code <> ''"
     )
@@ -311,7 +253,7 @@ def test_a_damaged_calibration_or_reference_is_not_the_exposures_fault(ready, mo
 
 
 def test_a_second_version_of_a_difference_replaces_candidates_and_not_alerts(ready, mountain):
-    outcome = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    outcome = process(ready, mountain, mountain.of_kind("o", 1)[0])
     alerts, before = _outbox(ready), db.fetch_all(ready.dsn, "select candid, objectid from candidates order by 1")
     trigger = ready.config.difference.candidates
     other = ready.config.difference.model_copy(
@@ -359,7 +301,7 @@ def test_a_bug_is_a_failed_file_that_can_be_repaired(ready, mountain, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(realtime.science, "run", broken)
         with pytest.raises(ZeroDivisionError):
-            _process(ready, mountain, mountain.of_kind("o", 1)[0])
+            process(ready, mountain, mountain.of_kind("o", 1)[0])
     (path,) = mountain.files(mountain.of_kind("o", 1)[0], CCD)
     row = exposures.find_ccdfile(ready.dsn, path.name)
     assert (row["state"], row["error_code"], row["reason"]) == ("failed", "bug", "a mistake")
@@ -374,7 +316,7 @@ def test_too_few_images_are_no_work(context):
 
 @pytest.mark.services
 def test_alerts_reach_the_broker_when_the_exposure_is_closed(ready, mountain, broker):
-    outcome = _process(ready, mountain, mountain.of_kind("o", 1)[0])
+    outcome = process(ready, mountain, mountain.of_kind("o", 1)[0])
     assert realtime.close_exposure(ready, outcome.exposure) is ExposureState.processed
     assert exposures.find(ready.dsn, outcome.exposure)["published"] is None
     assert realtime.close_exposure(replace(ready, kafka=broker.settings), outcome.exposure) is ExposureState.processed

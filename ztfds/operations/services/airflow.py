@@ -71,13 +71,15 @@ def slots() -> int:
 def connections(state: State, dsns: Mapping[str, str]) -> dict[str, str]:
     """Airflow Connections that tell the DAGs where things are, as environment variables.
 
-    ``ztfds_postgres`` (the pipelines' role), ``ztfds_kafka`` (extra: the client's configuration, empty where no broker can be
+    ``ztfds_postgres`` (the pipelines' role), ``ztfds_reader`` (that of the pages, which only reads),
+    ``ztfds_kafka`` (extra: the client's configuration, empty where no broker can be
     run) and ``ztfds_archive`` (extra: home, roots, inbox, archive, quarantine, catalogs, camera, config).
     """
     archive = {**state.places, "roots": state.roots}
     kafka = {} if "kafka" in state.notes else {"bootstrap.servers": state.bootstrap_servers}
     return {
         "AIRFLOW_CONN_ZTFDS_POSTGRES": dsns["ztf_pipeline"],
+        "AIRFLOW_CONN_ZTFDS_READER": dsns["ztf_reader"],
         "AIRFLOW_CONN_ZTFDS_KAFKA": json.dumps({"conn_type": "kafka", "extra": kafka}),
         "AIRFLOW_CONN_ZTFDS_ARCHIVE": json.dumps({"conn_type": "generic", "extra": archive}),
     }
@@ -93,7 +95,7 @@ def environment(state: State, dsns: Mapping[str, str]) -> dict[str, str]:
     state : State
         Ports, secrets and settings of the home.
     dsns : mapping of str to str
-        Connection URLs of PostgreSQL by role; ``airflow`` and ``ztf_pipeline`` are used.
+        Connection URLs of PostgreSQL by role; ``airflow``, ``ztf_pipeline`` and ``ztf_reader`` are used.
     """
     root = repository()
     return {
