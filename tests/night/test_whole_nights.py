@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import fastavro
 import psutil
@@ -16,6 +17,7 @@ from observatory import Observatory
 
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.registry import database
+from ztfds.simulator.schedule import Plan
 from ztfds.survey import ids
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
@@ -97,22 +99,12 @@ def test_bad_files_have_a_named_state_and_stop_nobody(observatory: Observatory) 
     observatory.wait(
         lambda: not list(inbox.glob("*.fits.fz")), "second copies, sent after the manifest, are taken away"
     )
-    receipts = database.fetch_all(
-        observatory.context.dsn,
-        "select filename, verdict, error_code, reason, path from receipts where created > now() - interval '10 min'"
-        " and (exposure like %s or exposure is null)",
-        (f"ztf_{plan.dates[0]}%",),
+    expected = {"truncated", "mislabelled", "off_grid", "missing_keyword", "bad_name", "conflicting_duplicate"}
+    observatory.wait(
+        lambda: expected <= {row["error_code"] for row in _receipts(observatory, plan)}, f"verdicts {sorted(expected)}"
     )
-    verdicts = {(row["verdict"], row["error_code"]) for row in receipts if row["verdict"] != "accepted"}
-    codes = {code for _, code in verdicts}
-    assert {
-        "truncated",
-        "mislabelled",
-        "off_grid",
-        "missing_keyword",
-        "bad_name",
-        "conflicting_duplicate",
-    } <= codes
+    receipts = _receipts(observatory, plan)
+    codes = {row["error_code"] for row in receipts if row["verdict"] != "accepted"}
     assert codes & {"unreadable"} and codes & {"checksum_mismatch", "unreadable"}
     assert sum(row["verdict"] == "duplicate" for row in receipts) == 1
     assert all(row["reason"] for row in receipts if row["verdict"] == "quarantined")
@@ -123,6 +115,15 @@ def test_bad_files_have_a_named_state_and_stop_nobody(observatory: Observatory) 
     assert result.lost <= 1 and result.duplicates_received >= 1
     assert len(result.differences) >= 6
     observatory.assert_alerts_once(plan)
+
+
+def _receipts(observatory: Observatory, plan: Plan) -> list[dict[str, Any]]:
+    """What was noted about each file that arrived for a night, files without a readable name included."""
+    query = (
+        "select filename, verdict, error_code, reason, path from receipts where created > now() - interval '30 min'"
+        " and (exposure like %s or exposure is null)"
+    )
+    return database.fetch_all(observatory.context.dsn, query, (f"ztf_{plan.dates[0]}%",))
 
 
 def test_a_re_sent_night_changes_nothing(observatory: Observatory) -> None:
