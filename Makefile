@@ -2,12 +2,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels night test lint stop clean status
+.PHONY: help setup kernels browser night test bench lint stop clean status
 
 ZTFDS_NIGHT ?= ccd
 HOME_NIGHT  := var/night
 UV          := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/var/uv/bin/uv)
 PYTEST_ARGS ?=
+BENCH_ARGS  ?=
 
 # Byte-code halves every start-up; one thread per process, because Airflow runs one task per core.
 unexport PYTHONDONTWRITEBYTECODE
@@ -45,13 +46,24 @@ kernels:
 night: setup  ## a simulated night through Airflow: alerts published, report written, pages left up
 	@.venv/bin/ztfds night --size $(ZTFDS_NIGHT) --home $(HOME_NIGHT)
 
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || { echo "== Chromium, for the tests of the pages"; \
+	  { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "not installed: these tests will be skipped"; }
+
 lint: setup  ## style and types
 	@echo "== ruff and mypy"
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-test: setup lint  ## all the tests, with real PostgreSQL, Kafka and Airflow
+test: setup browser lint  ## all the tests, with real PostgreSQL, Kafka and Airflow
 	@echo "== tests"
 	@.venv/bin/pytest $(PYTEST_ARGS)
+
+bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, photutils, ... on full-size scenes (half an hour)
+	@echo "== dependencies and tools"
+	@UV_PROJECT_ENVIRONMENT=var/bench/venv $(UV) sync --quiet --locked --no-default-groups --group bench
+	@var/bench/venv/bin/python -m benchmarks.tools.install
+	@var/bench/venv/bin/ztfds warm
+	@var/bench/venv/bin/python -m benchmarks.run $(BENCH_ARGS)
 
 status: ## what runs
 	@.venv/bin/ztfds services status --home $(HOME_NIGHT)

@@ -35,8 +35,8 @@ class MoffatPsf:
         fine = (self.beta - 1) / (np.pi * alpha**2) * (1 + r2) ** -self.beta
         return fine.reshape(size, 5, size, 5).mean(axis=(1, 3))
 
-    def stamp(self, x: float, y: float, size: int = 25) -> np.ndarray:
-        stamp = self.draw(x, y, size)
+    def stamp(self, x: float, y: float, size: int = 25, dx: float = 0.0, dy: float = 0.0) -> np.ndarray:
+        stamp = self.draw(x, y, size, dx, dy)
         return (stamp / stamp.sum()).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from ztfds.astrometry.plane import separation_arcsec, to_plane, to_sky
-from ztfds.astrometry.tpv import PV_INDEX, TERMS, Distortion, design, least_squares, n_terms
+from ztfds.astrometry.tpv import PV_INDEX, TERMS, Distortion, design, least_squares, leverage, n_terms
 
 
 @pytest.mark.parametrize(("ra0", "dec0"), [(10.0, 0.0), (359.9, 45.0), (0.0, 89.9), (200.0, -60.0)])
@@ -56,6 +56,19 @@ def test_cards_read_by_astropy_give_the_same_sky_and_back(rng):
     cards = model.cards()
     assert cards["CTYPE1"] == "RA---TPV" and cards["CRPIX1"] == 1536.5 and cards["RADESYS"] == "ICRS"
     assert "PV1_3" not in cards and "PV2_11" not in cards and "PV2_16" in cards
+
+
+def test_leverage_is_what_leaving_a_star_out_changes(rng):
+    terms, values = design(*rng.normal(0, 0.4, (2, 30)), 2), rng.normal(size=(30, 1))
+    weights, precision, used = rng.uniform(0.5, 2, 30), np.array([0, 0, 0, 1.0, 1.0, 1.0]), np.ones(30, bool)
+    h = leverage(terms, used, weights, precision)
+    residual = values - terms @ least_squares(terms, values, weights, precision)
+    for k in (0, 7):
+        used[k] = False
+        without = values[k] - terms[k] @ least_squares(terms, values, used * weights, precision)
+        np.testing.assert_allclose(without, residual[k] / (1 - h[k]))
+        np.testing.assert_allclose(1 + leverage(terms, used, weights, precision)[k], 1 / (1 - h[k]))
+        used[k] = True
 
 
 def test_lower_orders_write_fewer_cards():

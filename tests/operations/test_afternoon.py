@@ -5,20 +5,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from prepared import process
 from tiny import N_BIAS, N_FLAT, deliver
 
 from ztfds.formats.images import read_image
 from ztfds.formats.manifests import make_manifest
 from ztfds.formats.manifests import write_manifest as write_file
-from ztfds.operations import afternoon
+from ztfds.operations import afternoon, lowfrequency
 from ztfds.operations.receive import Verdict, receive
 from ztfds.registry import calibrations, exposures, outbox, receipts
 from ztfds.registry import database as db
 from ztfds.registry.outbox import Alert
+from ztfds.simulator.camera import quadrant
 from ztfds.simulator.faults import listed
 from ztfds.simulator.night import write_manifest
 from ztfds.survey import ids
 from ztfds.survey.camera import rcid
+from ztfds.survey.detector import READ_NOISE_E
 from ztfds.survey.errors import BadData, CalibrationMissing, FilesMissing
 
 CCD = 6
@@ -222,3 +225,144 @@ def test_a_corrected_manifest_supersedes_the_former(context, mountain, night):
     nid = ids.nid_of_date(night)
     assert len(receipts.manifest_files(context.dsn, nid)) == 4
     assert json.loads(json.dumps(receipts.manifest_files(context.dsn, nid, "calibration"))) == []
+
+
+# -- damaged files, trends, smooth maps --------------------------------------------------------------------------------
+
+
+def _spoil(path):
+    """Turn bits inside the file without changing its size."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+    path.write_bytes(bytes(content))
+
+
+def _again_as_of(context, calibration, days):
+    """A later night's set made of the same frames: what was made becomes that many days older."""
+    with db.transaction(context.dsn) as cursor:
+        cursor.execute("update calibrations set valid_from_jd = valid_from_jd - %s", (days,))
+        cursor.execute("update channel_trends set jd = jd - %s", (days,))
+    changed = {calibration: getattr(context.config, calibration).model_copy(update={"noisy_false_rate": 2.4e-4})}
+    return replace(context, config=context.config.model_copy(update=changed))
+
+
+def test_a_damaged_earlier_calibration_is_named_and_stops_nobody(context, mountain, night):
+    _receive_afternoon(context, mountain)
+    assert all(m.accepted for m in afternoon.calibrate_ccd(context, night, CCD))
+    bad = {q: calibrations.valid(context.dsn, "bias", rcid(CCD, q), 0, 2460000.5) for q in (1, 2)}
+    _spoil(context.archive / bad[1]["data"]["path"])
+    (context.archive / bad[2]["cmask"]["path"]).unlink()
+    made = afternoon.calibrate_ccd(_again_as_of(context, "bias", 3.0), night, CCD)
+    assert [m.accepted for m in made[:4]] == [True] * 4
+    assert "compared by figures only" in made[0].reason and "checksum" in made[0].reason
+    assert "cannot be read: files_missing" in made[1].reason
+    assert [m.reason for m in made[2:4]] == ["accepted"] * 2
+    versions = db.fetch_all(
+        context.dsn, "select version from calibrations where caltype = 'bias' order by calibration_id"
+    )
+    assert [row["version"] for row in versions] == [1] * 4 + [2] * 4
+
+
+def test_flats_whose_bias_is_damaged_are_named_and_the_others_made(context, mountain, night):
+    _receive_afternoon(context, mountain)
+    afternoon.calibrate_ccd(context, night, CCD)
+    row = calibrations.valid(context.dsn, "bias", rcid(CCD, 3), 0, 2460000.5)
+    _spoil(context.archive / row["unc"]["path"])
+    made = afternoon.calibrate_ccd(_again_as_of(context, "flat", 0.0), night, CCD)[4:]
+    assert [m.accepted for m in made] == [True, True, False, True]
+    assert made[2].reason.startswith("files_missing: bias") and "checksum_mismatch" in made[2].reason
+
+
+def test_a_damaged_raw_frame_is_left_out(context, mountain, night):
+    _receive_afternoon(context, mountain, "b")
+    (frame, *_) = calibrations.frames(context.dsn, ids.nid_of_date(night), CCD, "b")
+    _spoil(context.archive / frame["path"])
+    made = afternoon.calibrate_ccd(context, night, CCD)
+    assert [m.reason for m in made] == [
+        f"calibration_missing: {N_BIAS - 1} frames can be read, at least 5 are needed"
+    ] * 4
+
+
+def test_a_bad_set_never_replaces_a_good_one(context, mountain, night):
+    _receive_afternoon(context, mountain, "b")
+    afternoon.calibrate_ccd(context, night, CCD)
+    good = calibrations.valid(context.dsn, "bias", rcid(CCD, 1), 0, 2460000.5)
+    later = _again_as_of(context, "bias", 1.0)
+    strict = later.config.bias.model_copy(update={"max_noisy_fraction": 1e-9})
+    refused = afternoon.calibrate_ccd(
+        replace(later, config=later.config.model_copy(update={"bias": strict})), night, CCD
+    )
+    assert [m.accepted for m in refused] == [False] * 4 and "noisy or dead" in refused[0].reason
+    assert (
+        calibrations.valid(context.dsn, "bias", rcid(CCD, 1), 0, 2460000.5)["calibration_id"] == good["calibration_id"]
+    )
+
+
+def test_gain_and_noise_are_trended_and_a_departure_is_flagged(context, mountain, night):
+    _receive_afternoon(context, mountain)
+    afternoon.calibrate_ccd(context, night, CCD)
+    channel = rcid(CCD, 1)
+    truth = quadrant(mountain.plan.seed, channel, context.camera.quadrant_shape, context.camera.overscan_columns,
+                     mountain.plan.config.detector)  # fmt: skip
+    (bias,), (flat,) = (
+        calibrations.trend(context.dsn, *which) for which in (("bias", channel, 0), ("hifreqflat", channel, 2))
+    )
+    assert bias["metrics"]["read_noise_dn"] == pytest.approx(READ_NOISE_E / truth.gain, rel=0.02)
+    assert flat["metrics"]["gain_e_per_dn"] == pytest.approx(truth.gain, rel=0.02)
+    assert flat["metrics"]["read_noise_e"] == pytest.approx(READ_NOISE_E, rel=0.03)
+    assert flat["metrics"]["saturation_dn"] is None and flat["metrics"]["unsaturated_to_dn"] > 10_000
+    with db.transaction(context.dsn) as cursor:
+        for k in range(10):
+            old = {**flat, "jd": flat["jd"] - 1 - k, "provenance_id": f"old {k}", "flags": 0, "reasons": None}
+            old["metrics"] = {**flat["metrics"], "gain_e_per_dn": 1.1 * flat["metrics"]["gain_e_per_dn"]}
+            nid = ids.nid_of_date(night)
+            calibrations.record_trend(cursor, {**old, "caltype": "hifreqflat", "rcid": channel, "fid": 2, "nid": nid})
+    again = afternoon.calibrate_ccd(_again_as_of(context, "flat", 0.0), night, CCD)[4:]
+    assert all(m.accepted for m in again)
+    newest = calibrations.trend(context.dsn, "hifreqflat", channel, 2)[0:2]
+    flagged = next(row for row in newest if row["flags"])
+    assert flagged["flags"] == 1 and flagged["reasons"].startswith("gain: gain_e_per_dn is")
+
+
+def test_smooth_maps_are_made_of_stars_and_applied(ready, mountain):
+    """Low-frequency flat from the reference night's stars, then the lamp correction, then flats divided by it."""
+    night, fid = mountain.plan.dates[0], 2
+    made = lowfrequency.map_response(ready, night, CCD, fid, night)
+    assert [(m.caltype, m.accepted) for m in made] == [("lownuflat", True)] * 4, made
+    jd = ids.NID_ZERO_JD + ids.nid_of_date(night) + 0.5
+    flat = calibrations.valid(ready.dsn, "hifreqflat", rcid(CCD, 1), fid, jd)
+    low = calibrations.low_flat_for(ready.dsn, flat, jd)
+    whole = afternoon.read_flat(ready, flat, low)
+    assert whole.header["LOWFLAT"] == low["calid"] == ids.calid(ids.nid_of_date(night), rcid(CCD, 1), 32)
+    image = afternoon.read_calibration(ready, low)
+    assert np.allclose(whole.data, afternoon.read_calibration(ready, flat).data * image.data)
+    assert abs(image.data - 1).max() < 0.05
+    lamps = lowfrequency.correct_lamp(ready, night, CCD, fid)
+    assert [m.accepted for m in lamps] == [True] * 4, lamps
+    again = afternoon.calibrate_ccd(ready, night, CCD)[4:]
+    assert [m.accepted for m in again] == [True] * 4, again
+    corrected = calibrations.valid(ready.dsn, "hifreqflat", rcid(CCD, 1), fid, jd)
+    lamp = calibrations.valid(ready.dsn, "lampcorr", rcid(CCD, 1), fid, jd)
+    assert calibrations.lamp_of(corrected) == lamp["calid"]
+    assert calibrations.low_flat_for(ready.dsn, corrected, jd) is None
+    assert np.allclose(afternoon.read_calibration(ready, corrected).data, whole.data, rtol=3e-3)
+    assert lowfrequency.correct_lamp(ready, night, CCD, fid)[0].reason.startswith("calibration_missing: no uncorrected")
+
+
+def test_quadrants_are_held_against_their_history(ready, mountain):
+    (row,) = db.fetch_all(ready.dsn, "select * from split_quality where rcid = %s order by jd limit 1", (rcid(CCD, 1),))
+    assert row["flags"] == 0 and row["metrics"]["read_noise_dn"] == pytest.approx(1.64, rel=0.05)
+    with db.transaction(ready.dsn) as cursor:
+        metrics = {**row["metrics"], "read_noise_dn": 1.3}
+        cursor.execute("update split_quality set metrics = %s where rcid = %s", (json.dumps(metrics), rcid(CCD, 1)))
+    quality = ready.config.quality.model_copy(update={"least": 4})
+    watchful = replace(ready, config=ready.config.model_copy(update={"quality": quality}))
+    index = mountain.of_kind("o", 1)[0]
+    process(watchful, mountain, index)
+    found = {r["rcid"]: r for r in db.fetch_all(ready.dsn, "select * from split_quality where exposure = %s",
+                                                (_exposure(mountain, index),))}  # fmt: skip
+    assert len(found) == 4
+    assert found[rcid(CCD, 1)]["flags"] == 1 << 5 and found[rcid(CCD, 1)]["reasons"].startswith("read_noise: ")
+    assert found[rcid(CCD, 2)]["flags"] == 0
+    assert calibrations.split_history(ready.dsn, rcid(CCD, 1), 2460000.5, 100, 9999.0) != []

@@ -9,8 +9,8 @@ import pytest
 from astropy.io import fits
 
 from ztfds.config.astrometry import ZeropointConfig
-from ztfds.photometry.zeropoint import calibrate, fit_line
-from ztfds.survey.bits import GHOST, SATURATED, evaluate
+from ztfds.photometry.zeropoint import calibrate, fit_line, spatial_surface
+from ztfds.survey.bits import CLOUDY, CROWDED, GHOST, PATCHY, SATURATED, WRONG_FILTER, evaluate, flags
 from ztfds.survey.errors import PhotometryFailed
 from ztfds.survey.filters import by_code
 
@@ -79,7 +79,7 @@ def test_zero_point_and_colour_term_come_out_within_their_errors(rng, code, zp, 
         pulls.append(((result.magzp - zp) / result.magzpunc, (result.clrcoeff - color) / result.clrcounc))
         assert abs(result.magzp - zp) < 0.03
         assert result.magzprms < 0.05
-        assert not result.hints
+        assert flags(result.metrics, by_code(code).fid, area_fraction=n / 3000)[0] & ~CLOUDY == 0
         # At the mean colour the zero point without colour term is the one with it.
         assert result.magzp + result.clrcoeff * result.clrmed == pytest.approx(result.zpmed, abs=0.02)
         assert result.zpclrcov < 0 < result.clravg
@@ -143,25 +143,69 @@ def test_few_or_one_coloured_stars_hold_the_colour_term(rng):
 def test_wrong_filter_is_suspected(rng):
     sky = make_sky(rng, 1000, "zr", 26.2, 0.1)
     result = calibrate(sky.psfcat, sky.ps1, by_code("zg"), CONFIG)
-    assert any("filter really ZTF_g" in hint for hint in result.hints)
+    found, reasons = flags(result.metrics, 1)
+    assert found & WRONG_FILTER and any("WRONG FILTER: colour coefficient" in reason for reason in reasons)
 
 
 def test_clouds_are_suspected(rng):
     gray = make_sky(rng, 800, zp=25.2)
-    assert any("clouds" in h for h in calibrate(gray.psfcat, gray.ps1, by_code("zg"), CONFIG, shape=SHAPE).hints)
+    found, reasons = flags(calibrate(gray.psfcat, gray.ps1, by_code("zg"), CONFIG, shape=SHAPE).metrics, 1)
+    assert found == CLOUDY and "zero point below that of a clear sky" in reasons[0]
     patchy = make_sky(rng, 3000, extinction=lambda x, y: 0.25 * (x > 1500))
     result = calibrate(patchy.psfcat, patchy.ps1, by_code("zg"), CONFIG, shape=SHAPE)
-    assert any("varies" in hint for hint in result.hints)
+    assert flags(result.metrics, 1)[0] & PATCHY
     assert result.spatial_mag[:, 3].mean() - result.spatial_mag[:, 0].mean() == pytest.approx(-0.25, abs=0.05)
     bright = make_sky(rng, 800, zp=27.2)
-    assert any("above" in h for h in calibrate(bright.psfcat, bright.ps1, by_code("zg"), CONFIG).hints)
+    found, reasons = flags(calibrate(bright.psfcat, bright.ps1, by_code("zg"), CONFIG).metrics, 1)
+    assert found == CLOUDY and "zero point above that of a clear sky" in reasons[0]
 
 
 @pytest.mark.parametrize("code", ["zg", "zr", "zi"])
 def test_clear_images_raise_no_suspicion(rng, code):
     zp = {"zg": 26.28, "zr": 26.2, "zi": 25.6}[code]
-    sky = make_sky(rng, 800, code, zp, {"zg": -0.135, "zr": 0.1, "zi": 0.01}[code])
-    assert calibrate(sky.psfcat, sky.ps1, by_code(code), CONFIG, shape=SHAPE, airmass=1.02).hints == ()
+    sky = make_sky(rng, 1600, code, zp, {"zg": -0.135, "zr": 0.1, "zi": 0.01}[code])
+    result = calibrate(sky.psfcat, sky.ps1, by_code(code), CONFIG, shape=SHAPE, airmass=1.02)
+    assert flags(result.metrics, by_code(code).fid) == (0, [])
+
+
+def test_crowds_are_said_so(rng):
+    sky = make_sky(rng, 2000, galaxies=0.0)
+    companions = sky.ps1.copy()
+    companions["dec"] += 3.0 / 3600
+    for band in "griz":
+        companions[band] += 2.0
+    result = calibrate(sky.psfcat, np.concatenate([sky.ps1, companions]), by_code("zg"), CONFIG)
+    assert result.crowded_percent > 90 and flags(result.metrics, 1)[0] & CROWDED
+    assert calibrate(sky.psfcat, sky.ps1, by_code("zg"), CONFIG).crowded_percent < 20
+
+
+def test_the_surface_of_the_zero_point_comes_out(rng):
+    terms = np.array([0.01, -0.006, 0.012, 0.004, -0.008])
+    sky = make_sky(rng, 6000, extinction=lambda x, y: -spatial_surface(terms, x, y, SHAPE))
+    result = calibrate(sky.psfcat, sky.ps1, by_code("zg"), CONFIG, shape=SHAPE)
+    pull = (result.spatial_terms - terms) / result.spatial_errors
+    assert np.abs(pull).max() < 4 and result.spatial_errors.max() < 0.003
+    assert result.spatial_rms_mag == pytest.approx(0.0085, abs=0.0015)
+    assert abs(result.magzp - 26.25) < 0.006
+    flat = calibrate(*vars(make_sky(rng, 6000)).values(), by_code("zg"), CONFIG, shape=SHAPE)
+    assert flat.spatial_rms_mag < 0.002
+    few = make_sky(rng, 60)
+    assert not calibrate(few.psfcat, few.ps1, by_code("zg"), CONFIG, shape=SHAPE).spatial_terms.any()
+
+
+def test_noise_of_the_catalogs_colours_does_not_flatten_the_colour_term(rng):
+    """Faint red calibrators with bad g magnitudes: an ordinary fit would be off by 15 %."""
+    n, slope = 4000, 0.30
+    true_color, r = rng.normal(1.2, 0.15, n), np.full(n, 19.0)
+    g_error, r_error = 0.06, 0.02
+    noise_r = rng.normal(0, r_error, n)
+    x = true_color + rng.normal(0, g_error, n) - noise_r
+    y = r + noise_r - (r - 26.0 - slope * true_color)
+    sigma, var_x, shared = np.full(n, r_error), np.full(n, g_error**2 + r_error**2), np.full(n, -(r_error**2))
+    fit = fit_line(x, y, sigma, 3.0, None, var_x, shared)
+    assert abs(fit.slope - slope) < 3.5 * np.sqrt(fit.covariance[1, 1]) < 0.02
+    assert abs(fit.zero - 26.0) < 3.5 * np.sqrt(fit.covariance[0, 0])
+    assert fit_line(x, y, sigma, 3.0).slope < 0.9 * slope
 
 
 def test_no_calibration_is_said_so(rng):

@@ -27,22 +27,32 @@ class Scene:
         return np.sqrt((self.stars + SKY) / GAIN + (READ_NOISE / GAIN) ** 2)
 
 
-def star_light(n, shape, fwhm, rng, beta=3.0, gauss=False, faintest=60.0, slope=0.8):
-    """n point sources with fluxes (DN) of a power law, Moffat or Gaussian, sampled at pixel centres."""
+def profile(r2, fwhm, beta, gauss):
+    """Moffat or Gaussian of unit flux at squared radii."""
+    if gauss:
+        s2 = (fwhm / 2.3548) ** 2
+        return np.exp(-r2 / 2 / s2) / (2 * np.pi * s2)
+    a2 = (fwhm / 2) ** 2 / (2 ** (1 / beta) - 1)
+    return (beta - 1) / np.pi / a2 * (1 + r2 / a2) ** -beta
+
+
+def star_light(n, shape, fwhm, rng, beta=3.0, gauss=False, faintest=60.0, slope=0.8, subpixels=1):
+    """n point sources with fluxes (DN) of a power law, Moffat or Gaussian, sampled at pixel centres.
+
+    With `subpixels` above 1 the profile is averaged over the pixel: `fwhm` is then that of the optics alone.
+    """
     light = np.zeros(shape)
+    steps = (np.arange(subpixels) + 0.5) / subpixels - 0.5
     fluxes = np.minimum(faintest * rng.random(n) ** (-1 / slope), 2e6)
     for flux, x, y in zip(fluxes, rng.uniform(-3, shape[1] + 2, n), rng.uniform(-3, shape[0] + 2, n), strict=True):
         r = int(np.clip(12 + math.sqrt(flux) / 60, 12, 40))
         rows = slice(max(0, round(y) - r), min(shape[0], round(y) + r + 1))
         columns = slice(max(0, round(x) - r), min(shape[1], round(x) + r + 1))
         gy, gx = np.mgrid[rows, columns]
-        r2 = (gx - x) ** 2 + (gy - y) ** 2
-        if gauss:
-            s2 = (fwhm / 2.3548) ** 2
-            light[rows, columns] += flux * np.exp(-r2 / 2 / s2) / (2 * np.pi * s2)
-        else:
-            a2 = (fwhm / 2) ** 2 / (2 ** (1 / beta) - 1)
-            light[rows, columns] += flux * (beta - 1) / np.pi / a2 * (1 + r2 / a2) ** -beta
+        for dy in steps:
+            for dx in steps:
+                r2 = (gx + dx - x) ** 2 + (gy + dy - y) ** 2
+                light[rows, columns] += flux / subpixels**2 * profile(r2, fwhm, beta, gauss)
     return light
 
 
@@ -63,8 +73,8 @@ def hit_charge(n, shape, rng, electrons_per_px=1500.0, diffusion=0.25):
     return charge, owner
 
 
-def make_scene(n_stars, n_hits, fwhm, rng, shape=(400, 400), gauss=False):
-    stars = star_light(n_stars, shape, fwhm, rng, gauss=gauss)
+def make_scene(n_stars, n_hits, fwhm, rng, shape=(400, 400), gauss=False, subpixels=1):
+    stars = star_light(n_stars, shape, fwhm, rng, gauss=gauss, subpixels=subpixels)
     charge, owner = hit_charge(n_hits, shape, rng)
     electrons = rng.poisson((stars + SKY) * GAIN) + charge + rng.normal(0, READ_NOISE, shape)
     return Scene((electrons / GAIN).astype(np.float32), stars, charge, owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -99,14 +100,72 @@ def test_a_filter_may_have_its_own_limit() -> None:
     assert not rule.violated(5.0, 3)
 
 
-def test_cloudy_images() -> None:
-    assert not bits.cloudy(1, 26.2, 1.2, 0.03, 400)
-    assert bits.cloudy(1, 26.5, 1.2, 0.03, 400)
-    assert bits.cloudy(1, 26.2, 1.2, 0.061, 400)
-    assert bits.cloudy(2, 26.2, 1.2, 0.03, 119)
-    assert not bits.cloudy(2, 26.2, 1.2, 0.03, 120)
-    assert bits.cloudy(1, 24.0, 1.2, 0.03, 400, zp_min=25.9)
-    assert not bits.cloudy(1, 24.0, 1.2, 0.03, 400)
+CLEAR = {
+    "zp_clear_mag": 26.4, "zp_rms_mag": 0.03, "n_photcal_matches": 400, "clrcoeff_doubt": -0.1,
+    "crowded_calibrators_percent": 10.0, "patchy_mag": 0.0, "injected_recovered_percent": 80.0,
+}  # fmt: skip
+
+
+def test_bits_of_the_database_are_judged_by_published_limits() -> None:
+    """The cautionary notes' cuts: zero point against airmass, scatter, number of calibrators; per filter."""
+    assert set(CLEAR) == {rule.metric for rule in bits.DATABASE_BITS}
+    assert bits.flags(CLEAR, 1) == (0, [])
+    assert bits.CLOUDY_LIMITS[1] == bits.CloudyLimits(26.7, 0.20, 0.06, 80)
+    assert bits.CLOUDY_LIMITS[2] == bits.CloudyLimits(26.65, 0.15, 0.05, 120)
+    assert bits.CLOUDY_LIMITS[3] == bits.CloudyLimits(26.0, 0.07, 0.06, 100)
+    for metric, value, fid, bit in (
+        ("zp_clear_mag", 26.71, 1, bits.CLOUDY), ("zp_clear_mag", 26.0, 1, bits.CLOUDY), ("zp_rms_mag", 0.061, 1, bits.CLOUDY),
+        ("zp_rms_mag", 0.051, 2, bits.CLOUDY), ("n_photcal_matches", 119, 2, bits.CLOUDY),
+        ("clrcoeff_doubt", 0.3, 1, bits.WRONG_FILTER), ("clrcoeff_doubt", -0.2, 2, bits.WRONG_FILTER),
+        ("crowded_calibrators_percent", 51.0, 3, bits.CROWDED), ("patchy_mag", 0.06, 3, bits.PATCHY),
+        ("injected_recovered_percent", 20.0, 1, bits.SHALLOW),
+    ):  # fmt: skip
+        good = CLEAR if fid != 3 else {**CLEAR, "zp_clear_mag": 25.8}
+        found, reasons = bits.flags({**good, metric: value}, fid)
+        assert found == bit and len(reasons) == 1 and f"{value:.6g}" in reasons[0]
+    assert bits.flags({**CLEAR, "zp_rms_mag": 0.059}, 1)[0] == 0
+    assert bits.flags({**CLEAR, "n_photcal_matches": 10}, 2, area_fraction=0.05)[0] == 0
+
+
+def test_bits_of_the_database_never_reach_headers() -> None:
+    assert {rule.bit for rule in bits.DATABASE_BITS} == {25, 26, 27, 28, 29}
+    assert not {rule.bit for rule in bits.INFOBITS} & {rule.bit for rule in bits.DATABASE_BITS}
+    assert len(bits.infobits_cards()) == 22
+    assert not any(rule.fatal for rule in bits.DATABASE_BITS)
+
+
+def test_rules_have_versions_and_nights() -> None:
+    old = bits.InfoBit(0, "x", ">", 4.0, "X", version=1, valid_from="2018-03-17")
+    new = bits.InfoBit(0, "x", ">", 5.0, "X", version=2, valid_from="2020-01-01")
+    key = attrgetter("bit")
+    other = bits.InfoBit(1, "y", "<", 1.0, "Y", version=1, valid_from="2018-03-17")
+    assert sorted(bits.valid_rules([old, new, other], "2019-06-01"), key=key) == [old, other]
+    assert sorted(bits.valid_rules([new, old, other], "2020-01-01"), key=key) == [new, other]
+    assert sorted(bits.valid_rules([old, new, other], None), key=key) == [new, other]
+    assert bits.valid_rules([old, new], "2010-01-01") == (old,)
+    assert bits.rules_version() >= 1
+    assert all(rule.words and rule.valid_from and rule.source for rule in bits.rules_of())
+
+
+def test_bits_are_explained_in_words() -> None:
+    infobits, _, reasons = bits.evaluate({**GOOD, "seeing_arcsec": 6.1, "photcal_possible": 0}, 1)
+    assert reasons[0] == (
+        'bit 3: IMAGE SEEING (FWHM) is > 5.0": the seeing (FWHM) is 6.1 arcsec, above the limit of 5 arcsec'
+    )
+    assert bits.explain(infobits) == [
+        "bit 3: the seeing (FWHM) is above the limit of 5 arcsec.",
+        "bit 8: there is no zero point; the image is not usable.",
+    ]
+    assert "could not be measured" in bits.explain(1 << 3, {"seeing_arcsec": math.nan})[0]
+    assert bits.explain(1 << 16, {"pixel_scale_change_percent": 3.0}) == [
+        "bit 16: the change of the pixel scale is 3 %, outside -0.2 to 2 %."
+    ]
+    cloudy = bits.explain(bits.CLOUDY, CLEAR | {"zp_rms_mag": 0.2})
+    assert cloudy == [
+        "bit 25: the scatter of the calibrators about the zero point is 0.2 mag, above the limit of 0.06 mag."
+    ]
+    assert bits.explain(1 << 30) == ["bit 30: no rule is known for it."]
+    assert bits.explain(0) == []
 
 
 def test_the_manual_says_the_same() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztfds.astrometry.plane import to_plane, to_sky
-from ztfds.astrometry.tpv import Distortion, design, least_squares, n_terms
+from ztfds.astrometry.tpv import Distortion, design, least_squares, leverage, n_terms
 from ztfds.astrometry.vote import Stars, bin_size
 from ztfds.config.astrometry import AstrometryConfig
 from ztfds.kernels.match import contamination, match_mutual
@@ -17,6 +17,9 @@ from ztfds.survey.errors import AstrometryFailed
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+#: How much of the softening each fit of the robust start has.
+_SOFTENING = (1.0, 1.0, 0.3, 0.1, 0.0)
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class Catalog:
 class Solution:
     """Result of `fit_distortion`.
 
-    detection, star : (n,) matched pairs; kept : (n,) bool, in the fit; residual_arcsec : (n, 2) measured minus catalog,
-    East and North; tried : detections of the last round; inside : indices of catalog stars in the image;
-    inside_plane : their (n, 2) plane positions, deg;
+    detection, star : (n,) matched pairs; kept : (n,) bool, in the fit; spread : robust scatter of the kept stars' residuals
+    over their errors; residual_arcsec : (n, 2) measured minus catalog, East and North; tried : detections of the last
+    round; inside : indices of catalog stars in the image; inside_plane : their (n, 2) plane positions, deg;
     chi2, chi2_first : reduced chi-square of the kept stars with the last and with the first, bright-star polynomial;
-    predicted_error_arcsec : median and largest 1 sigma error per axis over the image that the fit's covariance gives.
+    predicted_error_arcsec : 1 sigma error per axis that the fit's covariance gives: median and largest over the image, and
+        largest at the detections.
     """
 
     distortion: Distortion
@@ -66,13 +70,14 @@ class Solution:
     detection: IntArray
     star: IntArray
     kept: BoolArray
+    spread: float
     residual_arcsec: FloatArray
     tried: IntArray
     inside: IntArray
     inside_plane: FloatArray
     chi2: float
     chi2_first: float
-    predicted_error_arcsec: tuple[float, float]
+    predicted_error_arcsec: tuple[float, float, float]
 
 
 def centroid_sigma(detections: Detections, model: Distortion, config: AstrometryConfig) -> FloatArray:
@@ -111,28 +116,54 @@ def fit_polynomial(
     prior: FloatArray,
     highest: int,
     config: AstrometryConfig,
-) -> tuple[FloatArray, int, BoolArray]:
+) -> tuple[FloatArray, int, BoolArray, float]:
     """Weighted, clipped fit of target (n, 2) by a polynomial in (u, v), with a Gaussian prior about a known distortion.
 
-    The order is lowered by the number of stars. Errors are scaled up by the scatter of the residuals before they are
-    weighed against the prior. Returns coefficients (15, 2), order, kept (n,). Raises LinAlgError when the stars do not
-    determine the linear terms.
+    The order is lowered by the number of stars. The start is robust: the first fits soften the errors, so that no bright
+    star that is blended or has moved pulls the polynomial towards itself, and weigh residuals down as a Cauchy
+    distribution does. Then stars beyond `clip_sigma` leave until none does, measured by their studentised residuals
+    r / (sigma sqrt(1 - h)): a star alone in a corner has leverage h near 1 and draws the polynomial through itself. Errors
+    are scaled up by the scatter of the residuals before they are weighed against the prior. Returns coefficients (15, 2),
+    order, kept (n,), that scatter. Raises LinAlgError when the stars do not determine the linear terms.
     """
     matrix, precision = design(u, v, 4), _precision(prior, config)
     rest = target - matrix @ prior
-    keep, spread = np.ones(len(u), bool), 1.0
+    order = min(highest, _allowed_order(len(u), config))
+    keep, spread = _robust_start(matrix[:, : n_terms(order)], rest, sigma, precision[: n_terms(order)], config)
     for _ in range(5):
         order = min(highest, _allowed_order(int(keep.sum()), config))
         k = n_terms(order)
-        coefficients = least_squares(matrix[:, :k], rest, keep / (spread * sigma) ** 2, precision[:k])
-        normal = np.abs(rest - matrix[:, :k] @ coefficients) / sigma[:, None]
+        weights = 1.0 / (spread * sigma) ** 2
+        coefficients = least_squares(matrix[:, :k], rest, keep * weights, precision[:k])
+        pull = leverage(matrix[:, :k], keep, weights, precision[:k])
+        error = sigma * np.sqrt(np.where(keep, np.maximum(1.0 - pull, 0.01), 1.0 + pull))
+        normal = np.abs(rest - matrix[:, :k] @ coefficients) / error[:, None]
         before, spread = keep, _scatter(normal[keep])
         keep = np.all(normal <= config.clip_sigma * spread, axis=1)
         if np.array_equal(before, keep):
             break
     total = prior.copy()
     total[:k] += coefficients
-    return total, order, keep
+    return total, order, keep, spread
+
+
+def _robust_start(
+    terms: FloatArray, rest: FloatArray, sigma: FloatArray, precision: FloatArray, config: AstrometryConfig
+) -> tuple[BoolArray, float]:
+    """Stars near the softened fits, and the scatter of their residuals in units of their errors.
+
+    Weights 1 / [(s sigma')^2 (1 + (r / 2.4 s sigma')^2)] with sigma'^2 = sigma^2 + soft^2 (Cauchy; 2.4 keeps 95 % of the
+    efficiency for Gaussian errors), soft falling to nothing; s is the robust scatter of r / sigma'.
+    """
+    weights, spread = np.ones(len(rest)), 1.0
+    for share in _SOFTENING:
+        error = np.hypot(sigma, share * config.softening_arcsec / 3600)
+        coefficients = least_squares(terms, rest, weights / (spread * error) ** 2, precision)
+        normal = np.hypot(*(rest - terms @ coefficients).T) / error
+        # The median length of a two-dimensional Gaussian residual is 1.18 sigma.
+        spread = max(0.1, float(np.median(normal)) / 1.18)
+        weights = 1.0 / (1.0 + (normal / (2.4 * spread)) ** 2)
+    return np.asarray(normal <= config.clip_sigma * spread), spread
 
 
 def _recentred(model: Distortion) -> Distortion:
@@ -149,55 +180,57 @@ def _recentred(model: Distortion) -> Distortion:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One round of matching: so many brightest detections and stars, this radius, this highest order."""
+    """One round of matching: these detections and stars (ranks, ascending), this radius, this highest order."""
 
     detections: IntArray
-    n_stars: int
+    stars: IntArray
     radius_arcsec: float
     highest: int
 
 
 @dataclass(frozen=True)
 class _Matched:
-    """What a round gives: the new model and its order, pairs, those kept in the fit, stars inside and where (deg)."""
+    """What a round gives: the new model and its order, pairs, those kept in the fit and the scatter of their residuals over
+    their errors, stars inside and where (deg)."""
 
     model: Distortion
     order: int
     detection: IntArray
     star: IntArray
     keep: BoolArray
+    spread: float
     inside: IntArray
     plane: FloatArray
 
 
 def fit_distortion(
-    start: Distortion, detections: Detections, catalog: Catalog, depth: int, prior: FloatArray, shape: tuple[int, int],
-    config: AstrometryConfig,
+    start: Distortion, detections: Detections, catalog: Catalog, bright: tuple[IntArray, IntArray], prior: FloatArray,
+    shape: tuple[int, int], config: AstrometryConfig,
 ) -> Solution:  # fmt: skip
     """Refine a linear solution to the full one.
 
-    Two rounds with the brightest detections and catalog stars (few, hence unconfused even in the plane) give a
+    Two rounds with bright detections and catalog stars (few, hence unconfused even in the plane) give a
     polynomial good to a fraction of an arcsec; two rounds with all stars down to `min_snr` give the final one.
 
     Parameters
     ----------
     start : linear solution, good to a few arcsec.
-    detections, catalog : brightest first; depth : number of bright catalog stars for the first rounds.
+    detections, catalog : brightest first; bright : ranks of the detections and stars for the first rounds.
     prior : (15, 2) distortion known beforehand, orders >= 2.
     shape : (ny, nx).
     """
     ny, nx = shape
     width = bin_size(3600 * np.sqrt(abs(np.linalg.det(start.cd))) * np.hypot(nx, ny) / 2)
-    bright = np.arange(min(len(detections.x), config.n_vote))
-    deep = np.flatnonzero(detections.snr >= config.min_snr)
-    deep = np.union1d(bright, deep[: config.max_fit_stars]) if len(deep) < 2 * config.min_matches else deep
+    deep, every = np.flatnonzero(detections.snr >= config.min_snr), np.arange(len(catalog.ra))
+    if len(deep) < config.few_stars:
+        deep = np.union1d(deep, np.arange(min(len(detections.x), config.n_vote)))
     deep = deep[: config.max_fit_stars]
     last = config.match_radius_arcsec
     rounds = (
-        _Pass(bright, depth, 0.8 * width, 2),
-        _Pass(bright, depth, max(last, 0.3 * width), config.max_order),
-        _Pass(deep, len(catalog.ra), last, config.max_order),
-        _Pass(deep, len(catalog.ra), last, config.max_order),
+        _Pass(*bright, 0.8 * width, 2),
+        _Pass(*bright, max(last, 0.3 * width), config.max_order),
+        _Pass(deep, every, last, config.max_order),
+        _Pass(deep, every, last, config.max_order),
     )
     model = replace(start, coefficients=prior + np.eye(n_terms(4), 2, k=-1))
     models = []
@@ -214,7 +247,7 @@ def _round(
     config: AstrometryConfig,
 ) -> _Matched:  # fmt: skip
     """Match with the model's positions and fit again; raise `AstrometryFailed` when too few stars are left."""
-    inside, plane = _stars_inside(model, catalog, step.n_stars, shape)
+    inside, plane = _stars_inside(model, catalog, step.stars, shape)
     measured = model.plane(detections.x[step.detections], detections.y[step.detections])
     near, there, _ = match_mutual(measured[:, 0], measured[:, 1], plane[:, 0], plane[:, 1], step.radius_arcsec / 3600)
     i, j = step.detections[near], there.astype(np.int64)
@@ -227,27 +260,27 @@ def _round(
     sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[inside[j]])
     u, v = model.intermediate(detections.x[i], detections.y[i])
     try:
-        coefficients, order, kept = fit_polynomial(
+        coefficients, order, kept, spread = fit_polynomial(
             u[fit], v[fit], plane[j[fit]], sigma[fit], prior, step.highest, config
         )
     except np.linalg.LinAlgError as error:
         raise AstrometryFailed(f"{int(fit.sum())} matched stars do not determine a linear solution") from error
     keep = np.zeros(len(i), bool)
     keep[np.flatnonzero(fit)[kept]] = True
-    return _Matched(replace(model, coefficients=coefficients), order, i, inside[j], keep, inside, plane)
+    return _Matched(replace(model, coefficients=coefficients), order, i, inside[j], keep, spread, inside, plane)
 
 
 def _stars_inside(
-    model: Distortion, catalog: Catalog, n_stars: int, shape: tuple[int, int]
+    model: Distortion, catalog: Catalog, stars: IntArray, shape: tuple[int, int]
 ) -> tuple[IntArray, FloatArray]:
-    """Among the brightest n, the stars that fall on the image: indices (ascending) and plane positions (m, 2) deg."""
-    xi, eta = to_plane(catalog.ra[:n_stars], catalog.dec[:n_stars], model.ra0, model.dec0)
+    """Among some stars (ascending), those that fall on the image: indices and plane positions (m, 2) deg."""
+    xi, eta = to_plane(catalog.ra[stars], catalog.dec[stars], model.ra0, model.dec0)
     plane = np.stack([xi, eta], axis=-1)
     x, y = model.linear_pixels(plane)
     ny, nx = shape
     with np.errstate(invalid="ignore"):
         inside = np.flatnonzero((x > -1) & (x < nx) & (y > -1) & (y < ny))
-    return inside, plane[inside]
+    return stars[inside], plane[inside]
 
 
 def _alone(plane: FloatArray, mag: FloatArray, config: AstrometryConfig) -> BoolArray:
@@ -272,17 +305,17 @@ def _result(
     then = np.stack(to_plane(catalog.ra[j], catalog.dec[j], first.ra0, first.dec0), axis=-1)
     earlier = first.plane(detections.x[i], detections.y[i]) - then
     return Solution(
-        trimmed(model), matched.order, i, j, keep, residual * 3600, tried, matched.inside, matched.plane,
+        trimmed(model), matched.order, i, j, keep, matched.spread, residual * 3600, tried, matched.inside, matched.plane,
         _reduced_chi2(residual[keep], sigma[keep], n_free), _reduced_chi2(earlier[keep], sigma[keep], n_free),
-        (np.nan, np.nan),
+        (np.nan, np.nan, np.nan),
     )  # fmt: skip
 
 
 def _predicted_error(
     result: Solution, prior: FloatArray, detections: Detections, catalog: Catalog, shape: tuple[int, int],
     config: AstrometryConfig,
-) -> tuple[float, float]:  # fmt: skip
-    """Median and largest predicted error per axis, arcsec, on a grid of 7 x 7 points that reaches the corners.
+) -> tuple[float, float, float]:  # fmt: skip
+    """Predicted error per axis, arcsec: median and largest on a grid of 7 x 7 points to the corners, largest at detections.
 
     From the covariance (A^T W A + P)^-1 of all 15 terms, so that orders left out count with the prior's uncertainty;
     errors are scaled by the scatter of the residuals.
@@ -290,15 +323,17 @@ def _predicted_error(
     model, kept = result.distortion, result.kept
     i = result.detection[kept]
     sigma = np.hypot(centroid_sigma(detections, model, config)[i], catalog.error_deg[result.star[kept]])
-    spread = max(1.0, _scatter(result.residual_arcsec[kept] / 3600 / sigma[:, None]))
+    spread = max(1.0, result.spread)
     terms = design(*model.intermediate(detections.x[i], detections.y[i]), 4)
     normal = (terms / (spread * sigma[:, None]) ** 2).T @ terms + np.diag(_precision(prior, config))
     ny, nx = shape
     gx, gy = np.meshgrid(np.linspace(0, nx - 1, 7), np.linspace(0, ny - 1, 7))
-    grid = design(*model.intermediate(gx.ravel(), gy.ravel()), 4)
-    variance = (grid * np.linalg.solve(normal, grid.T).T).sum(axis=1)
+    x, y = np.append(gx, detections.x[result.tried]), np.append(gy, detections.y[result.tried])
+    place = design(*model.intermediate(x, y), 4)
+    variance = (place * np.linalg.solve(normal, place.T).T).sum(axis=1)
     error = np.sqrt(np.maximum(variance, 0.0)) * 3600
-    return float(np.median(error)), float(error.max())
+    grid, seen = error[: gx.size], error[gx.size :]
+    return float(np.median(grid)), float(grid.max()), float(seen.max())
 
 
 def trimmed(model: Distortion) -> Distortion:

@@ -78,6 +78,19 @@ def residuals(
     return grid_residuals(x, y, east, north, shape, cells)
 
 
+def brightness_trend(residual: FloatArray, brightest_first: IntArray) -> float:
+    """Length of the difference between the median residuals (n, 2) of the brightest and of the faintest third.
+
+    Same unit as the residuals; NaN below 9 stars. Colour (refraction), saturation and charge transfer move bright and faint
+    stars apart; a good solution of a good image has no trend beyond the medians' errors.
+    """
+    third = len(brightest_first) // 3
+    if third < 3:
+        return float("nan")
+    bright, faint = residual[brightest_first[:third]], residual[brightest_first[-third:]]
+    return float(np.hypot(*(np.median(bright, axis=0) - np.median(faint, axis=0))))
+
+
 def robust_rms(values: FloatArray) -> float:
     """Scatter about zero from the 68.3 percentile of absolute values; NaN for none."""
     return float(np.percentile(np.abs(values), 68.27)) if values.size else float("nan")

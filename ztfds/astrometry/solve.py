@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ztfds.astrometry.fit import Catalog, Detections, Solution, fit_distortion
 from ztfds.astrometry.plane import separation_arcsec, to_plane, to_sky
-from ztfds.astrometry.quality import grid_residuals, robust_rms
+from ztfds.astrometry.quality import brightness_trend, grid_residuals, robust_rms
 from ztfds.astrometry.tpv import Distortion, design, least_squares, n_terms
-from ztfds.astrometry.verify import Agreement, full_agreement, linear_agreement
+from ztfds.astrometry.verify import Agreement, Overlap, full_agreement, linear_agreement, overlap
 from ztfds.astrometry.vote import Affine, Stars, first_solutions
 from ztfds.config.astrometry import AstrometryConfig
 from ztfds.survey.errors import AstrometryFailed
@@ -21,6 +21,11 @@ from ztfds.survey.errors import AstrometryFailed
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 _log = logging.getLogger(__name__)
+
+#: Linear solutions that agree this well at the corners are one: refused once, refused for good.
+_SAME_ARCSEC = 3.0
+#: What chance makes more often than this is not worth a word in the reason of a failure.
+_NOTABLE_LOG10_CHANCE = -3.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class AstrometricSolution:
     confidence : -log10 of the probability that chance made the solution.
     detection_index, gaia_index : (n_matched,) indices into the arrays given.
     residual_ra_mas, residual_dec_mas : (n_matched,) measured minus catalog, East and North.
-    metrics : the numbers that INFOBITS 12 to 21 compare with their limits; see `docs/science/astrometry.md`.
+    metrics : the numbers that INFOBITS 12 to 21 compare with their limits, and others that are kept and trended; see
+        `docs/science/astrometry.md`.
     distortion : the same transform as plain numbers.
     """
 
@@ -143,8 +149,8 @@ def solve(
     pointing = _pointing(guess, shape)
     catalog = _catalog(gaia, pointing, config)
     for name, count in (("detections", len(detections.x)), ("catalog stars", len(catalog.ra))):
-        if count < config.min_matches:
-            raise AstrometryFailed(f"{count} {name} in the image, at least {config.min_matches} needed")
+        if count < config.min_final_matches:
+            raise AstrometryFailed(f"{count} {name} in the image, at least {config.min_final_matches} needed")
     solution = _search(detections, catalog, pointing, shape, config)
     _log.info(
         "astrometry: %d matches, order %d, rms %.0f %.0f mas, shift %.1f arcsec, rotation %.3f deg, chance 1e-%.0f",
@@ -230,16 +236,20 @@ def _search(
     offset = np.stack([detections.x - pointing.x0, detections.y - pointing.y0], axis=-1) @ pointing.jacobian.T * 3600
     points = Stars(offset[:, 0], offset[:, 1])
     depths = _depths(min(len(points), config.n_vote), catalog, pointing, shape, config)
-    reason, best = "no shift, rotation or parity brings the detections onto the catalog", 0
+    reason, least = "no shift, rotation or parity brings the detections onto the catalog", _NOTABLE_LOG10_CHANCE
+    refused: list[FloatArray] = []
     for affine in first_solutions(points, catalog.plane, depths, pointing.radius_arcsec, config):
-        trouble = _doubt(affine, points, catalog, pointing, shape, depths[0], config)
-        if trouble is None:
+        common = overlap(affine, detections, catalog, config)
+        trouble, chance = _doubt(affine, common, points, catalog, pointing, shape, config)
+        corners = affine.corners(pointing.radius_arcsec)
+        if trouble is None and not any(np.abs(corners - other).max() < _SAME_ARCSEC for other in refused):
             try:
-                return _finish(affine, detections, catalog, pointing, shape, depths[0], config)
+                return _finish(affine, common, detections, catalog, pointing, shape, config)
             except AstrometryFailed as error:
                 trouble = error.message
-        if affine.n_matched > best:
-            reason, best = trouble, affine.n_matched
+                refused.append(corners)
+        if trouble is not None and chance < least:
+            reason, least = trouble, chance
     raise AstrometryFailed(f"{reason} ({len(detections.x)} detections, {len(catalog.ra)} catalog stars)")
 
 
@@ -261,38 +271,45 @@ def _inside(plane_arcsec: FloatArray, pointing: Pointing, shape: tuple[int, int]
 
 
 def _doubt(
-    affine: Affine, points: Stars, catalog: Catalog, pointing: Pointing, shape: tuple[int, int], depth: int,
+    affine: Affine, common: Overlap, points: Stars, catalog: Catalog, pointing: Pointing, shape: tuple[int, int],
     config: AstrometryConfig,
-) -> str | None:  # fmt: skip
-    """Why a linear solution is not believed, or None."""
+) -> tuple[str | None, float]:  # fmt: skip
+    """Why a linear solution is not believed, or None; and log10 of the probability that chance made it."""
     singular = np.linalg.svd(affine.matrix, compute_uv=False)
     scale = float(np.sqrt(singular.prod()))
     if abs(scale - 1) > config.scale_range + 0.005:
-        return f"pixel scale {scale:.4f} of the header's"
+        return f"pixel scale {scale:.4f} of the header's", 0.0
     if singular[0] / singular[1] - 1 > config.max_shear:
-        return f"axes sheared by {singular[0] / singular[1] - 1:.4f}"
-    voters = points.brightest(config.n_vote)
-    stars = catalog.plane.brightest(depth)
-    back = (np.stack([stars.x, stars.y], axis=-1) - affine.shift) @ np.linalg.inv(affine.matrix).T
+        return f"axes sheared by {singular[0] / singular[1] - 1:.4f}", 0.0
+    x, y = catalog.plane.x[common.stars], catalog.plane.y[common.stars]
+    back = (np.stack([x, y], axis=-1) - affine.shift) @ np.linalg.inv(affine.matrix).T
     inside = _inside(back, pointing, shape)
-    moved, stars = affine.apply(voters.x, voters.y), Stars(stars.x[inside], stars.y[inside])
-    return linear_agreement(moved, stars, pointing.radius_arcsec, affine.n_trials).doubt(config)
+    moved = affine.apply(points.x[common.detections], points.y[common.detections])
+    stars = Stars(x[inside], y[inside])
+    agreement = linear_agreement(moved, stars, pointing.radius_arcsec, affine.n_trials)
+    return agreement.doubt(config), agreement.log10_chance
 
 
 def _finish(
-    affine: Affine, detections: Detections, catalog: Catalog, pointing: Pointing, shape: tuple[int, int], depth: int,
-    config: AstrometryConfig,
+    affine: Affine, common: Overlap, detections: Detections, catalog: Catalog, pointing: Pointing,
+    shape: tuple[int, int], config: AstrometryConfig,
 ) -> AstrometricSolution:  # fmt: skip
     """Fit the distortion and check the result; raise `AstrometryFailed` when it is suspicious."""
     start = _start(affine, pointing)
-    fitted = fit_distortion(start, detections, catalog, depth, _prior(affine, pointing, start), shape, config)
+    fitted = fit_distortion(
+        start, detections, catalog, (common.detections, common.stars), _prior(affine, pointing, start), shape, config
+    )
+    if len(fitted.detection) < config.min_final_matches:
+        raise AstrometryFailed(f"{len(fitted.detection)} stars matched, at least {config.min_final_matches} needed")
     residual = fitted.residual_arcsec[fitted.kept]
     rms = robust_rms(residual.ravel())
     if not rms <= config.max_rms_arcsec:
         raise AstrometryFailed(f"residual {rms:.2f} arcsec per axis, limit {config.max_rms_arcsec}")
-    if fitted.predicted_error_arcsec[1] > config.max_predicted_error_arcsec:
+    _, anywhere, where_seen = fitted.predicted_error_arcsec
+    if where_seen > config.max_predicted_error_arcsec or anywhere > config.max_error_unseen_arcsec:
         raise AstrometryFailed(
-            f"{int(fitted.kept.sum())} stars leave an error of {fitted.predicted_error_arcsec[1]:.2f} arcsec somewhere"
+            f"{int(fitted.kept.sum())} stars leave an error of {where_seen:.2f} arcsec among the detections and of "
+            f"{anywhere:.2f} arcsec elsewhere"
         )
     distance = np.hypot(*fitted.residual_arcsec.T)
     concentration = float((distance <= 0.5 * config.match_radius_arcsec).mean())
@@ -359,6 +376,10 @@ def _solution(
         "astrom_chi2": fitted.chi2,
         "astrom_ingrid_resid_arcsec": grid.max_median_arcsec,
         "astrom_detected_percent": 100.0 * agreement.point_fraction,
+        "astrom_predicted_mas": 1e3 * fitted.predicted_error_arcsec[0],
+        "astrom_predicted_worst_mas": 1e3 * fitted.predicted_error_arcsec[1],
+        # Detections come brightest first, hence pairs too.
+        "astrom_trend_mas": 1e3 * brightness_trend(residual, np.flatnonzero(kept)),
     }
     header = distortion.cards() | {
         "ASTROMN": len(i), "ASTCHI2": fitted.chi2, "ASTRRMS1": rms[0] / 3.6e6, "ASTRRMS2": rms[1] / 3.6e6,

@@ -57,6 +57,21 @@ def least_squares(
     return solution / scale[:, None]
 
 
+def leverage(matrix: FloatArray, used: NDArray[np.bool_], weights: FloatArray, precision: FloatArray) -> FloatArray:
+    """Leverage h_i = w_i a_i^T (A^T W A + P)^-1 a_i of every row, used in the fit or not; (n,).
+
+    A residual's variance is sigma_i^2 (1 - h_i) for a row that was used and sigma_i^2 (1 + h_i) for one that was not
+    (weights (n,) = 1 / sigma^2; other parameters as in `least_squares`).
+    """
+    scale = np.abs(matrix).max(axis=0)
+    scale[scale == 0] = 1.0
+    scaled = matrix / scale
+    normal = (scaled * (used * weights)[:, None]).T @ scaled
+    normal[np.diag_indices_from(normal)] += precision / scale**2
+    result: FloatArray = weights * (scaled * np.linalg.solve(normal, scaled.T).T).sum(axis=1)
+    return result
+
+
 @dataclass(frozen=True)
 class Distortion:
     """A world coordinate system of the TPV kind.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ztfds.astrometry.fit import Catalog, Detections, Solution
 from ztfds.astrometry.quality import cell_index
-from ztfds.astrometry.vote import Stars, bin_size
+from ztfds.astrometry.vote import Affine, Stars, bin_size
 from ztfds.config.astrometry import AstrometryConfig
 from ztfds.kernels.match import match_mutual, match_nearest
 
@@ -53,6 +53,32 @@ class Agreement:
         if self.contradicted:
             return "a part of the image has bright detections and bright stars that do not match"
         return None
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Bright detections and bright stars of the same magnitudes: each should find the other.
+
+    detections, stars : ranks in brightness, ascending.
+    """
+
+    detections: IntArray
+    stars: IntArray
+
+
+def overlap(affine: Affine, detections: Detections, catalog: Catalog, config: AstrometryConfig) -> Overlap:
+    """Who should match, judged by the magnitudes that the pairs of a linear solution span (5th to 95th percentile).
+
+    Saturated stars that only the catalog has, and artefacts brighter than any star, are left out of it on either side.
+    """
+    brightness = -2.5 * np.log10(detections.flux)
+    low, high = np.percentile(catalog.mag[affine.star], (5, 95))
+    zero = np.median(catalog.mag[affine.star] - brightness[affine.detection])
+    expected = brightness + zero
+    chosen = np.flatnonzero((expected >= low) & (expected <= high))[: config.n_vote]
+    if len(chosen) == config.n_vote:
+        high = min(high, expected[chosen[-1]])
+    return Overlap(chosen, np.flatnonzero((catalog.mag >= low) & (catalog.mag <= high)))
 
 
 def linear_agreement(moved: FloatArray, stars: Stars, image_radius_arcsec: float, n_trials: float) -> Agreement:

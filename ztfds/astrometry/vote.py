@@ -13,6 +13,7 @@ from ztfds.config.astrometry import AstrometryConfig
 from ztfds.kernels.match import match_mutual, vote_shift
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 #: Relative half-diagonal per histogram bin: distortion and the rotation step smear a peak in proportion to the image.
 _BINS_PER_RADIUS = 430.0
@@ -32,9 +33,9 @@ class Stars:
     def __len__(self) -> int:
         return int(self.x.size)
 
-    def brightest(self, n: int) -> Stars:
-        """The first n."""
-        return Stars(self.x[:n], self.y[:n])
+    def brightest(self, n: int, skipped: int = 0) -> Stars:
+        """The first n after some that are skipped."""
+        return Stars(self.x[skipped : skipped + n], self.y[skipped : skipped + n])
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,42 @@ class Affine:
     """Correction of the header's linear WCS in its tangent plane.
 
     `matrix` (2, 2) and `shift` (2,) arcsec: a detection that the header puts at p lies at matrix @ p + shift.
-    n_matched : pairs among the voters; n_trials : hypotheses tried before this one was found.
+    detection, star : (n,) pairs among the voters and their catalog stars, ranks in brightness; n_trials : hypotheses
+    tried before this one was found.
     """
 
     matrix: FloatArray
     shift: FloatArray
-    n_matched: int
+    detection: IntArray
+    star: IntArray
     n_trials: float
+
+    @property
+    def n_matched(self) -> int:
+        """Number of pairs."""
+        return int(self.detection.size)
 
     def apply(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Corrected positions (n, 2) arcsec."""
         return np.stack([x, y], axis=-1) @ self.matrix.T + self.shift
 
+    def corners(self, radius_arcsec: float) -> FloatArray:
+        """Corrected positions (4, 2) of four points on the axes, so far from the centre."""
+        far = radius_arcsec * np.array([1.0, -1.0, 0.0, 0.0])
+        return self.apply(far, far[::-1])
+
 
 @dataclass(frozen=True)
 class Search:
-    """One set of hypotheses: (h, 4) matrices, the largest shift in arcsec, and the share of the voters that is asked.
+    """One set of hypotheses: (h, 4) matrices, the largest shift in arcsec, and whether there are a great many.
 
-    The rare, long searches ask a third of the voters: still enough for a peak, and a hopeless image costs a second.
+    Those rare, long searches ask only a third of the brightest voters: still enough for a peak, and a hopeless image costs
+    a second.
     """
 
     matrices: FloatArray
     half_width: float
-    share: float = 1.0
+    long: bool = False
 
 
 def bin_size(radius_arcsec: float) -> float:
@@ -102,10 +116,10 @@ def searches(radius_arcsec: float, config: AstrometryConfig) -> Iterator[Search]
     if not config.search_all_orientations:
         return
     turns: FloatArray = (np.arange(4)[:, None] * (np.pi / 2) + small).ravel()
-    yield Search(_matrices(turns, unit, (1, -1)), config.search_radius_arcsec, 1 / 3)
+    yield Search(_matrices(turns, unit, (1, -1)), config.search_radius_arcsec, True)
     n_angles = int(np.ceil(2 * np.pi / step))
     around = np.arange(n_angles) * (2 * np.pi / n_angles)
-    yield Search(_matrices(around, unit, (1, -1)), config.search_radius_arcsec, 1 / 3)
+    yield Search(_matrices(around, unit, (1, -1)), config.search_radius_arcsec, True)
 
 
 def fit_affine(points: FloatArray, targets: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -125,27 +139,29 @@ def fit_affine(points: FloatArray, targets: FloatArray) -> tuple[FloatArray, Flo
     return coefficients[1:].T, coefficients[0], residual
 
 
-def refine(start: Affine, detections: Stars, catalog: Stars, radii: tuple[float, ...]) -> Affine | None:
-    """Match within shrinking radii (arcsec) and refit the affine transform; None when fewer than 5 pairs remain."""
-    matrix, shift = start.matrix, start.shift
+def refine(
+    matrix: FloatArray, shift: FloatArray, detections: Stars, catalog: Stars, radii: tuple[float, ...]
+) -> tuple[FloatArray, FloatArray, IntArray, IntArray] | None:
+    """Match within shrinking radii (arcsec) and refit the affine transform.
+
+    Returns matrix, shift and the pairs (detection, star); None when fewer than 5 pairs remain.
+    """
     original = np.stack([detections.x, detections.y], axis=-1)
-    count = 0
     for radius in radii:
         moved = original @ matrix.T + shift
         i, j, _ = match_mutual(moved[:, 0], moved[:, 1], catalog.x, catalog.y, radius)
-        count = len(i)
-        if count < 5:
+        if len(i) < 5:
             return None
         targets = np.stack([catalog.x[j], catalog.y[j]], axis=-1)
         try:
-            if count < 12:
+            if len(i) < 12:
                 # Few pairs: a scaled rotation has fewer ways to follow a chance pair.
                 matrix, shift = _similarity(original[i], targets, matrix)
             else:
                 matrix, shift, _ = fit_affine(original[i], targets)
         except np.linalg.LinAlgError:
             return None
-    return Affine(matrix, shift, count, start.n_trials)
+    return matrix, shift, i.astype(np.int64), j.astype(np.int64)
 
 
 def _similarity(points: FloatArray, targets: FloatArray, near: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -162,6 +178,19 @@ def _similarity(points: FloatArray, targets: FloatArray, near: FloatArray) -> tu
     return matrix, targets.mean(axis=0) - matrix @ points.mean(axis=0)
 
 
+def ballots(search: Search, n_detections: int, n_depth: list[int], config: AstrometryConfig) -> list[tuple[int, int]]:
+    """Who votes: pairs of (brighter detections that are skipped, number of brightest catalog stars).
+
+    First the brightest detections, with catalogs of several depths; then, except in long searches, against a far deeper
+    catalog, and fainter detections: for images whose brightest detections are no stars or stars that the catalog lacks.
+    """
+    plain = [(0, depth) for depth in n_depth]
+    if search.long:
+        return plain[:3]
+    turns = [turn for turn in config.skipped_voters if n_detections >= (turn + 1) * config.n_vote]
+    return plain + [(turn * config.n_vote, (turn + 1) * max(n_depth[:3])) for turn in turns]
+
+
 def first_solutions(
     detections: Stars, catalog: Stars, n_depth: list[int], radius_arcsec: float, config: AstrometryConfig
 ) -> Iterator[Affine]:
@@ -173,21 +202,28 @@ def first_solutions(
     n_depth : numbers of brightest catalog stars to try.
     radius_arcsec : half-diagonal of the image.
     """
-    width = bin_size(radius_arcsec)
-    voters = detections.brightest(config.n_vote)
     trials = 0.0
     for search in searches(radius_arcsec, config):
-        for depth in n_depth:
-            references = catalog.brightest(depth)
-            # Small samples keep all voters: their peaks have none to spare.
-            asked = max(min(len(voters), 60), int(search.share * len(voters)))
-            some, few = voters.brightest(asked), references.brightest(depth * asked // len(voters))
-            count, sx, sy = vote_shift(some.x, some.y, few.x, few.y, search.matrices, search.half_width, width)
-            trials += len(count) * (search.half_width / width) ** 2
-            for h in np.argsort(-count, kind="stable")[:3]:
-                if count[h] < 4:
-                    break
-                start = Affine(search.matrices[h].reshape(2, 2), np.array([sx[h], sy[h]]), int(count[h]), trials)
-                better = refine(start, voters, references, (1.6 * width, 1.0 * width, 0.8 * width))
+        for skipped, depth in ballots(search, len(detections), n_depth, config):
+            voters, references = detections.brightest(config.n_vote, skipped), catalog.brightest(depth)
+            starts, tried = _peaks(search, voters, references, bin_size(radius_arcsec))
+            trials += tried
+            for matrix, shift in starts:
+                width = bin_size(radius_arcsec)
+                better = refine(matrix, shift, voters, references, (1.6 * width, 1.0 * width, 0.8 * width))
                 if better is not None:
-                    yield better
+                    matrix, shift, i, j = better
+                    yield Affine(matrix, shift, i + skipped, j, trials)
+
+
+def _peaks(
+    search: Search, voters: Stars, references: Stars, width: float
+) -> tuple[list[tuple[FloatArray, FloatArray]], float]:
+    """The three hypotheses (matrix, shift) with most votes, and how many were tried."""
+    # Small samples keep all voters: their peaks have none to spare.
+    asked = max(min(len(voters), 60), len(voters) // 3) if search.long else len(voters)
+    some, few = voters.brightest(asked), references.brightest(len(references) * asked // len(voters))
+    count, sx, sy = vote_shift(some.x, some.y, few.x, few.y, search.matrices, search.half_width, width)
+    best = [h for h in np.argsort(-count, kind="stable")[:3] if count[h] >= 4]
+    starts = [(search.matrices[h].reshape(2, 2), np.array([sx[h], sy[h]])) for h in best]
+    return starts, len(count) * (search.half_width / width) ** 2

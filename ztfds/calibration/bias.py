@@ -9,10 +9,12 @@ import numpy as np
 from astropy.io import fits
 
 from ztfds.calibration.products import CalibrationImage
-from ztfds.calibration.stacking import Stack, noisy_threshold, stack_frames
+from ztfds.calibration.stacking import Stack, noisy_pixels, stack_frames
+from ztfds.calibration.transfer import bias_pair_noise
 from ztfds.config.detrend import BiasConfig
 from ztfds.detrend.overscan import OverscanModel, model_overscan
 from ztfds.formats.raw import RawQuadrant
+from ztfds.kernels import detrend as kernels
 from ztfds.survey import bits
 from ztfds.survey.errors import CalibrationMissing, WrongSize
 
@@ -26,6 +28,7 @@ def stack_bias(raws: Sequence[RawQuadrant], config: BiasConfig) -> CalibrationIm
 
     Each frame loses its own overscan model; samples beyond `clip_sigma` robust sigmas of the pixel's median are
     rejected; mean, standard error and cmask (NOISY, DEAD) remain. The frames stay unsigned 16-bit integers in memory.
+    The read noise comes from the differences of pairs (`transfer.bias_pair_noise`).
 
     Parameters
     ----------
@@ -49,11 +52,12 @@ def stack_bias(raws: Sequence[RawQuadrant], config: BiasConfig) -> CalibrationIm
     overscans = [model_overscan(raw.overscan, raw.qid, config.split) for raw in raws]
 
     def fill(k: int, rows: slice, out: np.ndarray) -> None:
-        np.subtract(raws[k].pixels[rows], overscans[k].level[rows, None], out=out)
+        kernels.bias_samples(raws[k].pixels[rows], overscans[k].level[rows], out)
 
     stack = stack_frames(len(raws), raws[0].pixels.shape, fill, config, config.quantisation_dn)
     cmask = _cmask(stack, len(raws), config)
-    qa = _quality(stack, cmask, overscans)
+    noise, error = bias_pair_noise(raws, overscans, config)
+    qa = _quality(stack, cmask, overscans) | {"read_noise_dn": noise, "read_noise_error_dn": error}
     logger.info(
         "rcid %d bias of %d frames: mean %.3f DN, read noise %.3f DN, %.4f %% bad",
         raws[0].rcid, len(raws), qa["mean"], qa["noise"], 100 * qa["bad_fraction"],
@@ -73,10 +77,9 @@ def check_frames(raws: Sequence[RawQuadrant], least: int, kind: str) -> None:
 
 
 def _cmask(stack: Stack, n: int, config: BiasConfig) -> np.ndarray:
-    """Noisy pixels by their standard deviation; stuck and hot ones by their level."""
-    limit = noisy_threshold(n, config) * float(np.median(stack.std[_SAMPLE]))
+    """Noisy pixels by their scatter; stuck and hot ones by their level."""
     middle = float(np.median(stack.mean[_SAMPLE]))
-    cmask = (stack.std > limit).astype(np.uint16) * np.uint16(bits.NOISY)
+    cmask = noisy_pixels(stack, n, config).astype(np.uint16) * np.uint16(bits.NOISY)
     stuck = (stack.mean > middle + config.hot_dn) | (stack.mean < middle - config.hot_dn)
     cmask |= stuck * np.uint16(bits.DEAD)
     return cmask

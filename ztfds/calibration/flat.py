@@ -11,7 +11,8 @@ from astropy.io import fits
 
 from ztfds.calibration.bias import check_frames
 from ztfds.calibration.products import CalibrationImage
-from ztfds.calibration.stacking import Stack, noisy_threshold, stack_frames
+from ztfds.calibration.stacking import Stack, noisy_pixels, stack_frames
+from ztfds.calibration.transfer import photon_transfer
 from ztfds.config.detrend import FlatConfig
 from ztfds.detrend.overscan import OverscanModel, model_overscan
 from ztfds.detrend.split import linearity_of, saturation_raw_dn
@@ -37,9 +38,8 @@ class _Frame:
 
     def samples(self, bias: np.ndarray, rows: slice, out: np.ndarray) -> None:
         """Fill `out` with (linearized raw - bias) / level of some rows."""
-        kernels.flat_samples(
-            self.raw.pixels[rows], self.overscan.level[rows], self.a, self.b, bias[rows], 1.0 / self.level_dn, out
-        )
+        raw, level, of_bias = map(np.ascontiguousarray, (self.raw.pixels[rows], self.overscan.level[rows], bias[rows]))
+        kernels.flat_samples(raw, level, self.a, self.b, of_bias, 1.0 / self.level_dn, out)
 
 
 def stack_flat(
@@ -53,7 +53,8 @@ def stack_flat(
 
     Overscan, linearity and bias of each frame; normalisation to unit mean over good pixels; outlier-rejected stack;
     pixels noisier than `noisy_factor` times the median become NOISY; optional division by the lamp correction;
-    renormalisation; dead pixels reset to 1 and marked; low and high responsivity marked.
+    renormalisation; dead pixels reset to 1 and marked; low and high responsivity marked. Gain and, where some frames are
+    bright enough, saturation come from pairs of the same frames (`transfer.photon_transfer`).
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def stack_flat(
             raise WrongSize(f"the {name} is {other.shape}, the flats are {raws[0].pixels.shape}")
     bias = replace(bias, data=np.ascontiguousarray(bias.data, np.float32))
     stated = headers or [raw.header for raw in raws]
-    frames = [frame for raw, header in zip(raws, stated, strict=True) if (frame := _prepare(raw, header, bias, config))]
+    prepared = [_prepare(raw, header, bias, config) for raw, header in zip(raws, stated, strict=True)]
+    frames = [frame for frame in prepared if _usable(frame, config)]
     if len(frames) < config.min_frames:
         raise CalibrationMissing(
             f"{len(frames)} usable flat frames of {len(raws)}, at least {config.min_frames} needed"
@@ -89,32 +91,38 @@ def stack_flat(
     def fill(k: int, rows: slice, out: np.ndarray) -> None:
         frames[k].samples(bias.data, rows, out)
 
+    read_noise = bias.qa.get("read_noise_dn", bias.qa.get("noise", float("nan")))
+    transfer = photon_transfer(prepared, bias.data, bias.cmask == 0, read_noise, config)
     stack = stack_frames(len(frames), raws[0].pixels.shape, fill, config, 1e-6)
-    return _finish(stack, frames, bias, config, lamp)
+    return _finish(stack, frames, bias, config, lamp, transfer.metrics())
 
 
-def _prepare(raw: RawQuadrant, header: fits.Header, bias: CalibrationImage, config: FlatConfig) -> _Frame | None:
-    """Overscan, linearity and mean level of one frame; None, with a word in the log, if it cannot be used."""
+def _prepare(raw: RawQuadrant, header: fits.Header, bias: CalibrationImage, config: FlatConfig) -> _Frame:
+    """Overscan, linearity and mean level of one frame."""
     overscan = model_overscan(raw.overscan, raw.qid, config.split)
     a, b = linearity_of(raw.rcid, header, config.split)
-    frame = _Frame(raw, overscan, a, b)
-    level = _mean_level(frame, bias, config)
-    ceiling = min(config.max_level_dn, saturation_raw_dn(raw.header, overscan, config.split) - overscan.mean_dn)
-    if not config.min_level_dn <= level <= ceiling:
-        logger.warning("rcid %d: flat frame left out, level %.1f DN not in %.0f-%.0f", raw.rcid, level,
-                       config.min_level_dn, ceiling)  # fmt: skip
-        return None
+    level = _mean_level(_Frame(raw, overscan, a, b), bias, config)
     return _Frame(raw, overscan, a, b, level)
+
+
+def _usable(frame: _Frame, config: FlatConfig) -> bool:
+    """Whether the level of a frame is neither too dim nor too close to saturation; a word in the log if not."""
+    raw = frame.raw
+    full = saturation_raw_dn(raw.header, frame.overscan, config.split) - frame.overscan.mean_dn
+    ceiling = min(config.max_level_dn, full)
+    if config.min_level_dn <= frame.level_dn <= ceiling:
+        return True
+    logger.warning("rcid %d: flat frame left out, level %.1f DN not in %.0f-%.0f", raw.rcid, frame.level_dn,
+                   config.min_level_dn, ceiling)  # fmt: skip
+    return False
 
 
 def _mean_level(frame: _Frame, bias: CalibrationImage, config: FlatConfig) -> float:
     """Clipped mean of the good pixels of a frame, DN, from every `normalise_row_step`-th row."""
     step = config.normalise_row_step
     rows = slice(step // 2, None, step)
-    raw = np.ascontiguousarray(frame.raw.pixels[rows])
-    out = np.empty(raw.shape, np.float32)
-    level, of_bias = np.ascontiguousarray(frame.overscan.level[rows]), np.ascontiguousarray(bias.data[rows])
-    kernels.flat_samples(raw, level, frame.a, frame.b, of_bias, 1.0, out)
+    out = np.empty(bias.data[rows].shape, np.float32)
+    frame.samples(bias.data, rows, out)
     return clipped_mean(out[bias.cmask[rows] == 0], config.normalise_clip_sigma)
 
 
@@ -135,12 +143,16 @@ def clipped_mean(values: np.ndarray, kappa: float, rounds: int = 5) -> float:
 
 
 def _finish(
-    stack: Stack, frames: Sequence[_Frame], bias: CalibrationImage, config: FlatConfig, lamp: np.ndarray | None
+    stack: Stack,
+    frames: Sequence[_Frame],
+    bias: CalibrationImage,
+    config: FlatConfig,
+    lamp: np.ndarray | None,
+    transfer: dict[str, float],
 ) -> CalibrationImage:
     """From the stack of normalised frames to the product."""
     response, uncertainty = stack.mean, stack.error
-    typical = float(np.median(stack.std[_SAMPLE]))
-    noisy = stack.std > noisy_threshold(len(frames), config) * typical
+    noisy = noisy_pixels(stack, len(frames), config)
     if lamp is not None:
         usable = np.isfinite(lamp) & (lamp > config.dead_response)
         response = np.divide(response, lamp, out=np.zeros_like(response), where=usable)
@@ -153,10 +165,10 @@ def _finish(
     uncertainty /= np.float32(scale)
     cmask = _cmask(response, noisy, config)
     response[(cmask & np.uint16(bits.DEAD)) != 0] = 1.0
-    qa = _quality(response, stack, cmask, frames)
+    qa = _quality(response, stack, cmask, frames) | transfer
     logger.info(
-        "rcid %d flat of %d frames: level %.0f DN, pixel noise %.4f, %.4f %% bad",
-        frames[0].raw.rcid, len(frames), qa["level_dn"], qa["noise"], 100 * qa["bad_fraction"],
+        "rcid %d flat of %d frames: level %.0f DN, pixel noise %.4f, %.4f %% bad, gain %.3f",
+        frames[0].raw.rcid, len(frames), qa["level_dn"], qa["noise"], 100 * qa["bad_fraction"], qa["gain_e_per_dn"],
     )  # fmt: skip
     return CalibrationImage(response, uncertainty, cmask, qa, _header(frames, qa, config, lamp is not None))
 

@@ -38,12 +38,22 @@ class AstrometryConfig(StepConfig):
         description="Number of brightest detections that vote: enough in the emptiest field, fast in the plane.",
     )
     catalog_depths: tuple[float, ...] = Field(
-        default=(1.5, 0.7, 4.0),
+        default=(1.5, 0.7, 4.0, 20.0),
         description="Catalog density over detection density in the vote, in the order tried: the detections' faint limit "
-        "and their share of false ones are not known beforehand.",
+        "and their share of false ones are not known beforehand, and thousands of saturated stars may be missing.",
+    )
+    skipped_voters: tuple[int, ...] = Field(
+        default=(1, 3, 8),
+        description="When the brightest detections give nothing, so many times `n_vote` of them are skipped: artefacts, or "
+        "saturated stars that the catalog lacks.",
     )
     min_snr: float = Field(
         default=10.0, gt=0, description="Faintest detection used in the fit and in the metrics, S/N."
+    )
+    few_stars: int = Field(
+        default=50,
+        ge=0,
+        description="With fewer detections above `min_snr` than this, fainter ones are fitted too.",
     )
     max_fit_stars: int = Field(
         default=6000,
@@ -91,8 +101,19 @@ class AstrometryConfig(StepConfig):
         gt=0,
         description="Error per axis, mas, added in quadrature: atmosphere in 30 s and PSF model at infinite S/N.",
     )
+    softening_arcsec: float = Field(
+        default=0.2,
+        gt=0,
+        description="Error, arcsec, added in quadrature in the first fits, so that bright stars that are blended or have "
+        "moved show instead of bending the polynomial.",
+    )
     clip_sigma: float = Field(default=4.0, gt=2, description="Residuals beyond this many robust sigma leave the fit.")
-    min_matches: int = Field(default=8, ge=5, description="Fewest matched stars of an acceptable solution.")
+    min_matches: int = Field(default=8, ge=5, description="Fewest pairs with which the search goes on.")
+    min_final_matches: int = Field(
+        default=22,
+        ge=5,
+        description="Fewest matched stars of an acceptable solution: below, corners can be off by more than an arcsec.",
+    )
     min_match_fraction: float = Field(
         default=0.25,
         gt=0,
@@ -108,10 +129,15 @@ class AstrometryConfig(StepConfig):
         default=0.4, gt=0, description="Largest robust residual per axis of the fitted stars, arcsec."
     )
     max_predicted_error_arcsec: float = Field(
-        default=0.5,
+        default=0.6,
         gt=0,
-        description="Largest error, 1 sigma per axis, arcsec, that the fit itself predicts anywhere in the image: stars "
-        "that crowd in one corner say nothing about the others.",
+        description="Largest error, 1 sigma per axis, arcsec, that the fit itself predicts at any detection: stars that "
+        "crowd in one corner say nothing about the others.",
+    )
+    max_error_unseen_arcsec: float = Field(
+        default=1.5,
+        gt=0,
+        description="The same anywhere in the image, for parts without detections (dead, or behind a cloud).",
     )
     min_concentration: float = Field(
         default=0.6,
@@ -131,11 +157,11 @@ class AstrometryConfig(StepConfig):
     @classmethod
     def tiny(cls) -> AstrometryConfig:
         """Values for the tiny camera: 4.4 arcmin quadrants with 30 to 100 stars."""
-        return cls(qa_grid=2, max_order=3)
+        return cls(qa_grid=2, max_order=3, min_final_matches=8, few_stars=16)
 
 
 class FilterCalibration(StepConfig):
-    """What the photometric calibration of one filter should give (limits of zero points: `survey.bits.CLOUDY_LIMITS`)."""
+    """What the photometric calibration of one filter should give (limits of its quality: ``survey/data/quality_limits.csv``)."""
 
     nominal_color_coefficient: float = Field(
         description="Colour coefficient, mag/mag, where stars are too few to fit it."
@@ -143,23 +169,17 @@ class FilterCalibration(StepConfig):
     color_coefficient_error: float = Field(
         default=0.05, gt=0, description="1 sigma of the nominal coefficient, mag/mag."
     )
-    color_coefficient_range: tuple[float, float] = Field(
-        description="Outside this range, mag/mag, the filter named in the header is doubted."
+    color_range: tuple[float, float] = Field(
+        description="Calibrators' colours, mag: wide enough for stars behind the dust of the plane (g - r from 1.1 to 2.5), where "
+        "a range of unreddened stars would leave no lever for the colour coefficient."
     )
-    color_range: tuple[float, float] = Field(description="Calibrators' colours, mag: the colour term is linear here.")
 
 
 def _filters() -> dict[str, FilterCalibration]:
     return {
-        "zg": FilterCalibration(
-            nominal_color_coefficient=-0.06, color_coefficient_range=(-0.30, 0.20), color_range=(0.0, 1.6)
-        ),
-        "zr": FilterCalibration(
-            nominal_color_coefficient=0.10, color_coefficient_range=(-0.15, 0.35), color_range=(0.0, 1.6)
-        ),
-        "zi": FilterCalibration(
-            nominal_color_coefficient=0.0, color_coefficient_range=(-0.35, 0.35), color_range=(-0.1, 1.2)
-        ),
+        "zg": FilterCalibration(nominal_color_coefficient=-0.06, color_range=(0.0, 2.4)),
+        "zr": FilterCalibration(nominal_color_coefficient=0.10, color_range=(0.0, 2.4)),
+        "zi": FilterCalibration(nominal_color_coefficient=0.0, color_range=(-0.1, 1.4)),
     }
 
 
@@ -206,11 +226,17 @@ class ZeropointConfig(StepConfig):
     )
     max_scatter_mag: float = Field(default=0.5, gt=0, description="Scatter, mag, above which no calibration is served.")
     spatial_grid: int = Field(default=4, ge=1, description="Cells per axis of the map of median residuals.")
-    max_spatial_mag: float = Field(
-        default=0.05, gt=0, description="Median residual of a cell, mag, that hints at patchy clouds or a bad flat."
+    min_for_surface: int = Field(
+        default=60, ge=6, description="Fewer calibrators than this: no surface is fitted through their residuals."
     )
-    max_extinction_mag: float = Field(
-        default=0.6, gt=0, description="Zero point this much, mag, below the clear sky's upper limit hints at clouds."
+    spatial_prior_mag: float = Field(
+        default=0.02,
+        gt=0,
+        description="1 sigma, mag, of each term of that surface before the stars speak: flats are this good.",
+    )
+    apply_spatial: bool = Field(
+        default=False,
+        description="Take the surface out of the magnitudes of the PSF catalog (header ZPSPAPP): off, as in the real survey.",
     )
 
     @classmethod

@@ -63,6 +63,11 @@ class SplitConfig(StepConfig):
         description="columns; end-of-line transients. 16 of 30 columns leave 0.007 DN of noise in the model",
     )
     overscan_clip_sigma: float = Field(default=3.0, gt=0, description="sigma; rejection within a row and of rows")
+    overscan_column_dn: float = Field(
+        default=0.6,
+        gt=0,
+        description="DN; a column whose typical offset from the others is larger (and 6 sigma) is bright and not used",
+    )
     overscan_order: int = Field(
         default=3,
         ge=0,
@@ -112,11 +117,123 @@ class DetrendConfig(StepConfig):
         return cls()
 
 
-class StackConfig(StepConfig):
-    """What the stacks of biases and flats have in common, and when one is accepted."""
+class QualityRule(StepConfig):
+    """One figure of a readout channel that is held against the channel's own history."""
+
+    bit: int = Field(..., ge=0, le=30, description="position of the flag")
+    name: str = Field(..., description="name of the flag, as it is stored and reported")
+    metric: str = Field(..., description="key of the figure")
+    floor: float = Field(
+        ..., gt=0, description="unit of the figure; smaller departures are never flagged, however quiet the history"
+    )
+    relative: bool = Field(default=False, description="whether the floor is a fraction of the history's median")
+    upwards: bool = Field(default=False, description="whether only larger values are suspicious (counts, scatters)")
+
+
+SPLIT_RULES = (
+    QualityRule(bit=0, name="overscan_level", metric="overscan_mean_dn", floor=25.0),
+    QualityRule(bit=1, name="overscan_drift", metric="overscan_drift_dn", floor=4.0),
+    QualityRule(bit=2, name="overscan_jump", metric="overscan_worst_block_dn", floor=1.0, upwards=True),
+    QualityRule(bit=3, name="overscan_rejected", metric="overscan_rejected_fraction", floor=0.2, upwards=True),
+    QualityRule(bit=4, name="overscan_trail", metric="overscan_trail_dn", floor=0.5),
+    QualityRule(bit=5, name="read_noise", metric="read_noise_dn", floor=0.06, relative=True),
+    QualityRule(bit=6, name="saturated", metric="saturated_percent", floor=2.0, upwards=True),
+    QualityRule(bit=7, name="dead", metric="dead_percent", floor=0.1, upwards=True),
+    QualityRule(bit=8, name="banding", metric="row_structure_dn", floor=0.5, upwards=True),
+    QualityRule(bit=9, name="structure", metric="structure_percent", floor=10.0, upwards=True),
+)
+"""What is asked of every split quadrant. Floors: offsets wander by some DN with temperature; a read noise that rises by 6 %
+costs 3 % of depth on a dark night; a saturated star of magnitude 3 fills 1 % of a quadrant, a failing amplifier all of it."""
+
+TREND_RULES = (
+    QualityRule(bit=0, name="gain", metric="gain_e_per_dn", floor=0.01, relative=True),
+    QualityRule(bit=1, name="read_noise", metric="read_noise_dn", floor=0.05, relative=True),
+    QualityRule(bit=2, name="saturation", metric="saturation_dn", floor=0.03, relative=True),
+    QualityRule(bit=3, name="bad_pixels", metric="bad_fraction", floor=5e-4, upwards=True),
+    QualityRule(bit=4, name="bias_level", metric="mean", floor=1.0),
+    QualityRule(bit=5, name="lamp_level", metric="level_dn", floor=0.3, relative=True),
+)
+"""What is asked of the figures that biases and flats yield: a gain that changes by 1 % is another amplifier setting."""
+
+
+class QualityConfig(StepConfig):
+    """When a readout channel departs from its history. Flags warn; they change no pixel."""
+
+    history: int = Field(
+        default=30,
+        ge=5,
+        description="good ones that make the history: an hour of one filter",
+        json_schema_extra=NON_CRITICAL,
+    )
+    least: int = Field(
+        default=8,
+        ge=3,
+        description="fewer good ones are no history and nothing is flagged",
+        json_schema_extra=NON_CRITICAL,
+    )
+    max_age_d: float = Field(
+        default=60.0,
+        gt=0,
+        description="d; older ones do not count, so that a channel that was changed for good gets a new history",
+        json_schema_extra=NON_CRITICAL,
+    )
+    limit_sigma: float = Field(
+        default=8.0, gt=0, description="robust sigmas of the history from its median", json_schema_extra=NON_CRITICAL
+    )
+    split_rules: tuple[QualityRule, ...] = Field(
+        default=SPLIT_RULES, description="figures of split quadrants", json_schema_extra=NON_CRITICAL
+    )
+    trend_rules: tuple[QualityRule, ...] = Field(
+        default=TREND_RULES, description="figures of biases and flats", json_schema_extra=NON_CRITICAL
+    )
+
+    @classmethod
+    def tiny(cls) -> QualityConfig:
+        """Values for the tiny camera."""
+        return cls()
+
+
+class AcceptanceConfig(StepConfig):
+    """When a calibration image may be used, by itself and against the last good one."""
+
+    min_frames: int = Field(default=5, ge=1, description="frames or epochs; fewer make none")
+    max_noisy_fraction: float = Field(
+        default=0.02, gt=0, description="fraction of noisy or dead pixels of an acceptable frame"
+    )
+    max_bad_change: float = Field(
+        default=0.003, gt=0, description="largest change of the fraction of bad pixels: 28,000 pixels are three columns"
+    )
+    max_change: float = Field(
+        default=3.0,
+        gt=0,
+        description="largest robust scatter of (new - last good), in its expected sigmas, before it is refused",
+    )
+    max_level_change: float = Field(
+        default=5.0, gt=0, description="largest change of the mean (bias: DN; flat: relative)"
+    )
+    max_large_scale_change: float = Field(
+        default=3.0, gt=0, description="largest change of any of 8 x 8 parts against the whole, same unit"
+    )
+    max_noise_ratio: float = Field(
+        default=1.5, gt=1, description="largest ratio of median noise to that of the last good one"
+    )
+    max_structure_ratio: float = Field(
+        default=2.0, gt=1, description="largest factor by which the scatter of the pattern may grow or shrink"
+    )
+    structure_floor: float = Field(
+        default=0.5, gt=0, description="scatter of the pattern below which its ratio says nothing (bias: DN)"
+    )
+
+
+class StackConfig(AcceptanceConfig):
+    """What the stacks of biases and flats have in common."""
 
     min_frames: int = Field(default=5, ge=5, description="frames; the outlier rejection needs five")
-    clip_sigma: float = Field(default=2.5, gt=0, description="sigma; the rejection of the real flat pipeline's stacker")
+    clip_sigma: float = Field(
+        default=3.5,
+        gt=0,
+        description="sigma; costs 0.5 % of noise. The 2.5 of the real stacker costs 5 %: it rejects 1 % of good samples",
+    )
     noisy_factor: float = Field(
         default=1.85,
         gt=1,
@@ -128,22 +245,20 @@ class StackConfig(StepConfig):
         lt=1,
         description="the factor is raised when few frames would make more good pixels noisy than this fraction",
     )
-    block_rows: int = Field(
-        default=16, ge=1, description="rows stacked at a time: fits the cache", json_schema_extra=NON_CRITICAL
+    noise_rows: int = Field(
+        default=24, ge=1, description="rows that tell the noise of a typical pixel: 70,000 pixels fix it to 0.1 %"
     )
-    max_noisy_fraction: float = Field(
-        default=0.02, gt=0, description="fraction of noisy or dead pixels of an acceptable frame"
-    )
-    max_change: float = Field(
-        default=3.0,
+    pair_pixels: int = Field(
+        default=300_000,
         gt=0,
-        description="largest robust scatter of (new - last good), in its expected sigmas, before it is refused",
+        description="pixels of a pair of frames whose difference measures noise or gain: 0.3 % each",
     )
-    max_level_change: float = Field(
-        default=5.0, gt=0, description="largest change of the mean (bias: DN; flat: relative)"
-    )
-    max_noise_ratio: float = Field(
-        default=1.5, gt=1, description="largest ratio of median noise to that of the last good one"
+    pair_clip_sigma: float = Field(default=4.0, gt=0, description="sigma; rejection of radiation in such differences")
+    block_rows: int = Field(
+        default=4,
+        ge=1,
+        description="rows stacked at a time: 20 frames stay in the cache",
+        json_schema_extra=NON_CRITICAL,
     )
 
 
@@ -191,8 +306,23 @@ class FlatConfig(StackConfig):
         gt=0,
         description="response below which a pixel is dead; its flat value is reset to 1 (the real -r 0.01)",
     )
+    pair_level_tolerance: float = Field(
+        default=0.1, gt=0, description="largest relative difference of level within a pair of flats for photon transfer"
+    )
+    turnover: float = Field(
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="variance over that of photon transfer below which a pair is saturated: full wells clip the noise",
+    )
     max_level_change: float = Field(
-        default=0.02, gt=0, description="largest robust change of large-scale response, relative"
+        default=0.02, gt=0, description="largest change of the typical pixel against the last good one, relative"
+    )
+    max_large_scale_change: float = Field(
+        default=0.02, gt=0, description="largest change of any of 8 x 8 parts against the whole, relative"
+    )
+    structure_floor: float = Field(
+        default=0.002, gt=0, description="scatter of the response below which its ratio is moot"
     )
 
     @classmethod
@@ -201,10 +331,61 @@ class FlatConfig(StackConfig):
         return cls(split=SplitConfig.tiny(), normalise_row_step=1)
 
 
-class GhostModel(StepConfig):
-    """One family of ghosts: where the light of a bright star comes back, and how large.
+class LowFrequencyConfig(AcceptanceConfig):
+    """Low-frequency flats from stars, and lamp corrections: smooth maps of a quadrant."""
 
-    The ghost of a star at distance r from the optical axis lies on the same radius at `radial_scale` * r.
+    min_frames: int = Field(
+        default=5, ge=2, description="epochs; fewer dithers do not part the stars from the detector"
+    )
+    min_stars: int = Field(
+        default=100, ge=10, description="stars seen in two epochs or more, or with a catalog magnitude"
+    )
+    order: int = Field(default=4, ge=1, le=8, description="largest total degree of the Chebyshev polynomial in x and y")
+    coefficient_sigma_mag: float = Field(
+        default=0.1,
+        gt=0,
+        description="mag; prior of each coefficient: far wider than any real map, it only quietens directions without data",
+    )
+    zeropoint_sigma_mag: float = Field(
+        default=0.01,
+        gt=0,
+        description="mag; prior scatter of the epochs' zero points about their mean. A gradient over the quadrant and a drift of "
+        "zero points with the dithers look alike: without catalog magnitudes only steady nights can tell them apart",
+    )
+    scatter_mag: float = Field(
+        default=0.008, gt=0, description="mag; error of bright stars beyond the photon noise (flat, PSF, scintillation)"
+    )
+    min_snr: float = Field(default=30.0, gt=0, description="stars fainter than this only add numbers")
+    clip_sigma: float = Field(
+        default=4.685, gt=0, description="Tukey's bisquare, 95 % efficient: variables lose weight"
+    )
+    cells: int = Field(default=4, ge=1, description="the quadrant is divided into this many cells either way ...")
+    min_cell_observations: int = Field(default=20, ge=1, description="... and each needs so many observations")
+    lamp_blocks: int = Field(
+        default=32, ge=8, description="blocks either way whose medians a lamp correction is fitted to"
+    )
+    max_uncertainty: float = Field(
+        default=0.01, gt=0, description="largest median standard error of the map, relative: what it corrects is 1-3 %"
+    )
+    max_change: float = Field(default=8.0, gt=0, description="as for flats; errors of a smooth map are all correlated")
+    max_level_change: float = Field(default=0.02, gt=0, description="largest change of the typical pixel, relative")
+    max_large_scale_change: float = Field(
+        default=0.03, gt=0, description="largest change of any of 8 x 8 parts, relative"
+    )
+    structure_floor: float = Field(default=0.005, gt=0, description="scatter of the map below which its ratio is moot")
+
+    @classmethod
+    def tiny(cls) -> LowFrequencyConfig:
+        """Values for the tiny camera: a smaller field has fewer stars and less structure."""
+        return cls(order=2, min_stars=30, cells=2, min_cell_observations=10)
+
+
+class GhostModel(StepConfig):
+    """One family of reflections of bright stars: where the light comes back, and how large.
+
+    A star at distance r (deg) from the optical axis has its reflection on the same radius at `radial_scale` * r. The radii
+    are those of a star of magnitude `max_mag` on the axis; they are multiplied by
+    10 ** (0.4 * `growth` * (`max_mag` - mag)) * (1 + `size_per_deg` * r).
     """
 
     kind: Literal["ghost", "halo"] = Field(default="ghost", description="which mask bit it sets")
@@ -213,7 +394,19 @@ class GhostModel(StepConfig):
     )
     inner_radius_arcsec: float = Field(default=0.0, ge=0, description="arcsec; 0 for a disc")
     radius_arcsec: float = Field(..., gt=0, description="arcsec")
-    max_mag: float = Field(..., description="mag; only stars this bright or brighter make one")
+    growth: float = Field(
+        default=0.0,
+        ge=0,
+        description="radius in powers of the star's light: 0 for out-of-focus images of the pupil, whose size the optics "
+        "fix; 1/3 to 1/2 for an aureole of scattered light masked down to one surface brightness",
+    )
+    size_per_deg: float = Field(default=0.0, description="relative change of the radii per deg from the axis")
+    max_mag: float = Field(..., description="mag (Gaia G); only stars this bright or brighter make one")
+
+    def radii_arcsec(self, mag: float, axis_distance_deg: float) -> tuple[float, float]:
+        """Inner and outer radius, arcsec, for a star of magnitude `mag` at a distance from the axis."""
+        factor = 10.0 ** (0.4 * self.growth * (self.max_mag - mag)) * (1.0 + self.size_per_deg * axis_distance_deg)
+        return self.inner_radius_arcsec * factor, self.radius_arcsec * factor
 
 
 class MaskConfig(StepConfig):
@@ -227,7 +420,9 @@ class MaskConfig(StepConfig):
         "the quadrant and for its shape",
     )
     hit_min_fwhm_px: float = Field(
-        default=1.6, gt=0, description="px; below this a star cannot be told from a hit and only faint neighbours help"
+        default=1.25,
+        gt=0,
+        description="px, pixel included; below this nothing is looked for: a star cannot be told from a hit",
     )
     hit_candidate_sigma: float = Field(default=3.0, gt=0, description="sky sigmas of a pixel that is looked at closely")
     hit_excess_sigma: float = Field(
@@ -264,6 +459,11 @@ class MaskConfig(StepConfig):
     )
     track_max: int = Field(default=6, ge=0, description="tracks looked for in one image")
     track_max_half_width_px: float = Field(default=20.0, gt=0, description="px; widest track (aircraft)")
+    track_left_sigma: float = Field(
+        default=0.25,
+        gt=0,
+        description="sky sigmas per pixel; light of a track that may stay unmasked beside it, as faint as unmasked ghosts",
+    )
     track_margin_px: float = Field(default=1.5, ge=0, description="px added to the measured half-width")
     track_axis_px: float = Field(
         default=2.0,
@@ -274,11 +474,12 @@ class MaskConfig(StepConfig):
 
     ghosts: tuple[GhostModel, ...] = Field(
         default=(
-            GhostModel(kind="halo", radius_arcsec=367.5, max_mag=6.5),
-            GhostModel(kind="ghost", radius_arcsec=150.0, max_mag=7.5),
+            GhostModel(kind="halo", radius_arcsec=368.5, max_mag=7.6),
+            GhostModel(radial_scale=1.012, inner_radius_arcsec=54.0, radius_arcsec=134.0, max_mag=8.7),
         ),
-        description="Halo: radius and limit measured on real masks (V <= 6.5). Ghost: the real geometry is unpublished; "
-        "this disc masks the published 0.2-0.3 % of the area and is to be replaced by measured families",
+        description="Constants of this camera, measured on images (docs/science/masks.md). Halo: masks of the real survey "
+        "have the same radius, 367-368 arcsec, around stars of V <= 6.5. Ghost: out-of-focus image of the pupil. Magnitudes: "
+        "where the light exceeds a quarter of a dark sky's noise per pixel; 0.3 % of the sky lies in such ghosts, as published",
     )
     edge_px: int = Field(
         default=0, ge=0, description="px along the borders marked as low responsivity; the real mask has none"

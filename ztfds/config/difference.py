@@ -146,7 +146,9 @@ class DifferenceConfig(StepConfig):
     max_psf_error: float = Field(
         0.02, gt=0, description="Largest relative error of PSFs and flux scale put into Scorr."
     )
-    psf_error_reach_px: int = Field(4, ge=0, description="How far a star's PSF errors spread in the score, px.")
+    psf_error_reach_px: int = Field(
+        4, ge=2, description="Half size of the window in which a star's shift is told from its PSF error, px."
+    )
     background_box_px: int = Field(256, ge=32, description="Box of the residual background mesh, px.")
     gain_tolerance_mag: float = Field(
         0.35, gt=0, description="Largest departure of the gain from the zero points', mag."

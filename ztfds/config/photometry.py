@@ -74,6 +74,12 @@ class PsfConfig(StepConfig):
     rounds: int = Field(3, ge=1, description="Alternations of star positions and PSF coefficients.")
     iterations: int = Field(25, ge=1, description="Conjugate-gradient steps of one round.")
     outlier_sigma: float = Field(6.0, gt=2, description="Pixels further off than this lose weight (Huber).")
+    pair_fwhm: float = Field(
+        1.7, gt=0, description="A neighbour found nearer than this, in FWHM, rules a star out when the PSF is made again."
+    )
+    rebuild_error: float = Field(
+        0.02, gt=0, description="Relative error above which the PSF is made again: its stars were not all single."
+    )
     rebuild_density: float = Field(
         6e-4, ge=0, description="Sources per pixel above which the PSF is made again with neighbours subtracted."
     )
@@ -125,6 +131,17 @@ class ApertureConfig(StepConfig):
     min_correction_stars: int = Field(5, ge=2, description="Fewer stars: no aperture corrections (cards are left out).")
 
 
+class InjectionConfig(StepConfig):
+    """Artificial stars that check the limiting magnitude."""
+
+    levels: tuple[float, ...] = Field(
+        (0.5, 0.7, 1.0, 1.4, 2.0),
+        description="Their fluxes over the limiting flux, ascending: from lost to always found.",
+    )
+    number: int = Field(40, ge=5, description="Stars of each flux: fractions are good to 8 %.")
+    radius_fwhm: float = Field(0.7, gt=0, description="A detection this near, in FWHM, is the star.")
+
+
 class PhotometryConfig(StepConfig):
     """All of photometry: background, detection, PSF, fit, apertures."""
 
@@ -155,6 +172,7 @@ class ScienceConfig(StepConfig):
     )
     gaia_faint_mag: float = Field(20.5, description="Faintest Gaia star handed to the astrometric solution, mag.")
     maglim_snr: float = Field(5.0, gt=0, description="S/N of the limiting magnitude MAGLIM.")
+    injection: InjectionConfig = Field(default_factory=InjectionConfig, description="Check of the limiting magnitude.")
 
     @classmethod
     def tiny(cls) -> ScienceConfig:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ztfds.config.alerts import AlertConfig
 from ztfds.config.base import StepConfig
-from ztfds.config.detrend import BiasConfig, FlatConfig, IngestConfig, SplitConfig
+from ztfds.config.detrend import BiasConfig, FlatConfig, IngestConfig, LowFrequencyConfig, QualityConfig, SplitConfig
 from ztfds.config.difference import DifferenceConfig, ReferenceConfig
 from ztfds.config.photometry import ScienceConfig
 from ztfds.survey.camera import Camera
@@ -23,6 +23,10 @@ class ConfigSet(StepConfig):
     split: SplitConfig = Field(default_factory=SplitConfig, description="Overscan and linearity.")
     bias: BiasConfig = Field(default_factory=BiasConfig, description="Bias stacks.")
     flat: FlatConfig = Field(default_factory=FlatConfig, description="Flat stacks.")
+    lowfrequency: LowFrequencyConfig = Field(
+        default_factory=LowFrequencyConfig, description="Low-frequency flats and lamp corrections."
+    )
+    quality: QualityConfig = Field(default_factory=QualityConfig, description="Channels against their history.")
     science: ScienceConfig = Field(
         default_factory=ScienceConfig, description="Instrumental calibration: masks, astrometry, sources, zero point."
     )

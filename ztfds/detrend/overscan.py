@@ -20,6 +20,8 @@ LEAST_COLUMNS = 3
 _BISQUARE = 4.685
 """Tuning constant of Tukey's bisquare, 95 % efficient for normal errors."""
 _LEAST_ROWS_KEPT = 0.2
+_COLUMN_ROWS = 24
+_COLUMN_SIGMAS = 6.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class OverscanModel:
         Rows that were left out.
     worst_block_dn : float
         Largest absolute median residual of a block of rows, DN: a jump of the electronics or heavy contamination.
+    trail_dn : float
+        Typical excess of the first half of the used columns over the second, DN: charge that the image left behind.
+    bright_columns : int
+        Columns that were not used because they stand out.
     """
 
     level: np.ndarray
@@ -51,14 +57,17 @@ class OverscanModel:
     residual_dn: float
     rejected_fraction: float
     worst_block_dn: float
+    trail_dn: float
+    bright_columns: int
 
 
 def model_overscan(overscan: np.ndarray, qid: int, config: SplitConfig) -> OverscanModel:
     """Fit the overscan level along the rows, in the order of reading.
 
-    Within each row outliers are rejected; a Chebyshev polynomial is then fitted to the row levels, first to the medians
-    of blocks of rows with Tukey's bisquare (contaminated blocks lose all weight), then to the rows with rejection about
-    that. Charge that bright stars leave in the overscan therefore does not pull the model.
+    Columns that stand out over the whole strip are left out. Within each row outliers are rejected; a Chebyshev polynomial
+    is then fitted to the row levels, first to the medians of blocks of rows with Tukey's bisquare (contaminated blocks lose
+    all weight), then to the rows with rejection about that. Bright columns and charge that bright stars leave in the
+    overscan therefore do not pull the model.
 
     Parameters
     ----------
@@ -79,20 +88,39 @@ def model_overscan(overscan: np.ndarray, qid: int, config: SplitConfig) -> Overs
     rows, columns = strip.shape
     if columns < LEAST_COLUMNS or rows < 2 * config.overscan_blocks:
         raise WrongSize(f"an overscan of {overscan.shape} leaves {columns} columns and {rows} rows for the model")
+    offsets = column_offsets(strip)
+    plain = np.abs(offsets) <= max(config.overscan_column_dn, _COLUMN_SIGMAS * _robust_sigma(offsets))
+    used = strip if plain.all() or plain.sum() < LEAST_COLUMNS else np.ascontiguousarray(strip[:, plain])
     level, scatter = np.empty(rows, np.float32), np.empty(rows, np.float32)
-    kernels.row_levels(strip, config.overscan_clip_sigma, level, scatter)
+    kernels.row_levels(used, config.overscan_clip_sigma, level, scatter)
     model, kept = _fit(level, config)
     residual = level - model
     blocks = np.array_split(residual, config.overscan_blocks)
+    half = columns // 2
     return OverscanModel(
         level=np.ascontiguousarray(model[::-1] if qid in FLIPPED_Y else model, dtype=np.float32),
         mean_dn=float(model.mean()),
         drift_dn=float(model[-1] - model[0]),
-        noise_dn=_root_mean_square(scatter[kept]) / _scatter_response(columns, config.overscan_clip_sigma),
+        noise_dn=_root_mean_square(scatter[kept]) / _scatter_response(used.shape[1], config.overscan_clip_sigma),
         residual_dn=_robust_sigma(residual[kept]),
         rejected_fraction=float(1.0 - kept.mean()),
         worst_block_dn=float(np.abs([np.median(block) for block in blocks]).max()),
+        trail_dn=float(np.median(offsets[:half]) - np.median(offsets[half:])),
+        bright_columns=columns - used.shape[1],
     )
+
+
+def column_offsets(strip: np.ndarray) -> np.ndarray:
+    """Typical offset of each column from the others, DN: (nc,) from the rows' sums, which need no fit.
+
+    A robust mean over blocks of rows, so that rows with spilled charge do not count; an offset of one column moves those of
+    the others by 1/nc of it, which the median takes out.
+    """
+    sums = np.add.reduceat(strip, np.arange(0, strip.shape[0], _COLUMN_ROWS), axis=0, dtype=np.int64)
+    counts = np.diff(np.append(np.arange(0, strip.shape[0], _COLUMN_ROWS), strip.shape[0]))
+    means = sums / counts[:, None]
+    offsets = np.median(means - np.median(means, axis=1, keepdims=True), axis=0)
+    return np.asarray(offsets - np.median(offsets))
 
 
 def usable_columns(width: int, config: SplitConfig) -> slice:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 MJD_ZERO_JD = 2400000.5
 _QA_STEP = 8
+_DEAD_SIGMAS = 12.0
 
 
 @dataclass(frozen=True)
@@ -130,20 +131,55 @@ def saturation_raw_dn(header: fits.Header, model: OverscanModel, config: SplitCo
 
 
 def _quality(pixels: np.ndarray, saturated: int, model: OverscanModel) -> dict[str, float]:
-    """Metrics of one split quadrant; median and scatter from every eighth pixel in both directions."""
+    """Metrics of one split quadrant; median, scatter and structure from every eighth pixel in both directions."""
     sample = pixels[_QA_STEP // 2 :: _QA_STEP, _QA_STEP // 2 :: _QA_STEP]
     median = float(np.median(sample))
+    dead = kernels.count_below(pixels, dead_below(median, model))
     return {
         "overscan_mean_dn": model.mean_dn,
         "overscan_drift_dn": model.drift_dn,
         "overscan_residual_dn": model.residual_dn,
         "overscan_rejected_fraction": model.rejected_fraction,
         "overscan_worst_block_dn": model.worst_block_dn,
+        "overscan_trail_dn": model.trail_dn,
+        "overscan_bright_columns": float(model.bright_columns),
         "read_noise_dn": model.noise_dn,
         "median_dn": median,
         "scatter_dn": float(1.4826 * np.median(np.abs(sample - median))),
         "n_saturated": float(saturated),
         "saturated_percent": 100.0 * saturated / pixels.size,
+        "n_dead": float(dead),
+        "dead_percent": 100.0 * dead / pixels.size,
+        **_structure(sample, median, model.noise_dn),
+    }
+
+
+def dead_below(median_dn: float, model: OverscanModel) -> float:
+    """Signal below which a pixel is dead, DN: far below zero, or, where the sky is bright enough to tell, half of it.
+
+    Sky noise is about sqrt(median / 6 + noise^2), so that half of a median above 20 times the read noise is 12 sigma away.
+    """
+    floor = -_DEAD_SIGMAS * model.noise_dn
+    return max(floor, 0.5 * median_dn) if median_dn > 20.0 * model.noise_dn else floor
+
+
+def _structure(sample: np.ndarray, median: float, noise: float) -> dict[str, float]:
+    """Banding of rows, DN, and uneven large-scale signal, percent of the sky (at least of ten read noises).
+
+    Row structure: robust scatter of the differences of neighbouring sampled rows' medians over root two. Large scales:
+    half the range of the medians of 4 x 4 parts.
+    """
+    rows = np.median(sample, axis=1)
+    parts = [
+        float(np.median(part))
+        for band in np.array_split(sample, min(4, sample.shape[0]), axis=0)
+        for part in np.array_split(band, min(4, sample.shape[1]), axis=1)
+    ]
+    jumps = np.diff(rows) if rows.size > 1 else np.zeros(1)
+    banding = 1.4826 * float(np.median(np.abs(jumps - np.median(jumps)))) / float(np.sqrt(2.0))
+    return {
+        "row_structure_dn": banding,
+        "structure_percent": 50.0 * float(np.ptp(parts)) / max(median, 10.0 * noise, 1.0),
     }
 
 

@@ -14,9 +14,11 @@ from ztfds.kernels import zogy as kernels
 
 log = logging.getLogger(__name__)
 
+MOVER_FRACTION, MOVER_SHIFT_PX = 0.1, 0.5
+"""Share of matching stars that may have moved on their own (proper motion, blends that vary), and by how much, px."""
 
-CENTRING = 1.0
-"""Error of a shift in units of FWHM over S/N: measured on simulated stars, between 0.9 and 1.05 for 2.0 to 3.5 px FWHM."""
+SCATTER_GRID_PX = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 41)])
+"""Scatters that are tried, px."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class StarMatch:
     dx, dy : (n,) float64
         Shift of the science image against the reference, px.
     error : (n,) float64
-        Expected 1-sigma error of each shift from photon noise, px.
+        Expected 1-sigma error of each shift, one axis, from the noise of both images, px.
     snr : (n,) float64
         S/N of each star in the science image.
     """
@@ -135,7 +137,13 @@ def _isolated(rows: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, 
 
 
 def match_stars(
-    new: np.ndarray, ref: np.ndarray, psfcat: np.ndarray, rows: np.ndarray, tiles: list[Tile], config: DifferenceConfig
+    new: np.ndarray,
+    ref: np.ndarray,
+    variances: tuple[np.ndarray, np.ndarray],
+    psfcat: np.ndarray,
+    rows: np.ndarray,
+    tiles: list[Tile],
+    config: DifferenceConfig,
 ) -> StarMatch:
     """Fit flux ratio and shift at each star and reject those that disagree (variables, galaxies, blends).
 
@@ -143,6 +151,8 @@ def match_stars(
     ----------
     new, ref : (ny, nx) float32, DN
         Background-subtracted; ref on its own flux scale.
+    variances : two of (ny, nx) float32, DN^2
+        Pixel variances of new and ref.
     psfcat, rows
         Catalog and the rows of `select_stars`.
     tiles : list of Tile
@@ -157,24 +167,29 @@ def match_stars(
     ys, xs = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
     psfs_new = np.ascontiguousarray([tile.psf_new for tile in tiles], np.float32)
     psfs_ref = np.ascontiguousarray([tile.psf_ref for tile in tiles], np.float32)
-    out = np.empty((rows.size, 4))
-    kernels.match_stars(new, ref, ys, xs, which_tile(tiles, y, x), psfs_new, psfs_ref, config.star_half_px, out)
-    fwhm = 2.2 / np.sqrt(4 * np.pi * np.sum(psfs_new[0] ** 2))  # of the Gaussian with the same noise area, roughly
-    snr = psfcat["snr"][rows].astype(float)
-    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], CENTRING * fwhm / np.maximum(snr, 1.0), snr)
-    return match[_agreeing(out)]
+    out = np.empty((rows.size, 6))
+    which = which_tile(tiles, y, x)
+    kernels.match_stars(new, ref, *variances, ys, xs, which, psfs_new, psfs_ref, config.star_half_px, out)
+    error = np.sqrt(0.5 * (out[:, 4] ** 2 + out[:, 5] ** 2))
+    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], error, psfcat["snr"][rows].astype(float))
+    return match[_agreeing(out[:, :4], error)]
 
 
-def _agreeing(fits: np.ndarray) -> np.ndarray:
-    """Clip fits (ratio, dx, dy, residual) iteratively at 4 robust sigmas about their medians."""
-    keep = np.isfinite(fits).all(axis=1)
+def _agreeing(fits: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Clip fits (ratio, dx, dy, residual) iteratively at 4 robust sigmas about their medians.
+
+    A shift may in addition be off by 4 times its own error: what a faint star says of the warp has little weight, but is no
+    disagreement.
+    """
+    keep = np.isfinite(fits).all(axis=1) & np.isfinite(error)
     if not keep.any():
         return keep
     values = np.column_stack([np.log(np.where(keep, fits[:, 0], 1.0)), fits[:, 1:]])
+    own = np.outer(error, (0.0, 1.0, 1.0, 0.0))
     for _ in range(10):
         centre = np.median(values[keep], axis=0)
         sigma = np.maximum(1.4826 * np.median(np.abs(values[keep] - centre), axis=0), (2e-3, 5e-3, 5e-3, 5e-3))
-        inside = keep & (np.abs(values - centre) <= 4.0 * sigma).all(axis=1)
+        inside = keep & (np.abs(values - centre) <= 4.0 * np.maximum(sigma, own)).all(axis=1)
         if inside.sum() == keep.sum() or not inside.any():
             break
         keep = inside
@@ -194,7 +209,7 @@ class Warp:
     significance : float
         Size over its error.
     scatter : (2,) float64
-        Robust scatter of the stars about the fit with the photon noise taken out, x and y, px.
+        Scatter of the stars about the fit beyond their errors, x and y, px.
     """
 
     coefficients: np.ndarray
@@ -217,58 +232,73 @@ def _terms(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], n: int) -> np.n
 def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig) -> Warp:
     """Fit the shifts of the stars by a polynomial of the order that their number allows.
 
-    Order 2 from 60 stars on, 1 from 20, 0 from 3; with fewer stars the warp is zero and the scatter the default.
+    Order 2 from 60 stars on, 1 from 20, 0 from 3; with fewer stars the warp is zero and the scatter the default. With fewer
+    than 20 stars the scatter is taken to be the same in x and y: a handful of stars cannot tell two apart.
     """
     n = match.size
     terms = 6 if n >= 60 else 3 if n >= 20 else 1
     if n < 3:
         return Warp(np.zeros((1, 2)), 0.0, 0.0, np.full(2, config.default_registration_px))
     design = _terms(match.x, match.y, shape, terms)
-    fits = [_robust_fit(design, shift, match.error) for shift in (match.dx, match.dy)]
-    coefficients = np.column_stack([fit[0] for fit in fits])
+    both = np.column_stack([match.dx, match.dy])
+    groups = [both] if n < 20 else [both[:, :1], both[:, 1:]]
+    fits = [_fit_with_scatter(design, part, match.error) for part in groups]
+    coefficients = np.hstack([fit[0] for fit in fits])
     gx, gy = np.meshgrid(np.linspace(0, shape[1], 9), np.linspace(0, shape[0], 9))
     field = _terms(gx, gy, shape, terms) @ coefficients
     size = float(np.sqrt(np.mean(np.sum(field**2, axis=-1))))
-    error = float(np.sqrt(terms * (fits[0][2] + fits[1][2])))
-    return Warp(coefficients, size, size / error, np.array([fits[0][1], fits[1][1]]))
+    variance = 2 * float(np.mean([fit[2] for fit in fits]))
+    scatter = np.array([fits[0][1], fits[-1][1]])
+    return Warp(coefficients, size, size / float(np.sqrt(terms * variance)), scatter)
 
 
-def _robust_fit(design: np.ndarray, shift: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Weighted linear fit with an unknown extra scatter and outliers beyond 4 sigmas left out.
+def _fit_with_scatter(design: np.ndarray, shifts: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Most likely polynomial and scatter when a few of the stars move on their own.
+
+    A star's residual r is normal with variance error^2 + s^2 on each axis or, with the chance `MOVER_FRACTION`, with
+    `MOVER_SHIFT_PX`^2 more. For each s of a grid the weighted fit is iterated with the chance that a star is no mover; the s
+    of the largest restricted likelihood (Patterson & Thompson 1971, Biometrika 58, 545: the fitted terms counted) is taken.
+
+    Parameters
+    ----------
+    design : (n, terms) float64
+    shifts : (n, k) float64, px
+        One column per axis; they share s.
+    error : (n,) float64, px
 
     Returns
     -------
-    (terms,) float64, float, float
-        Coefficients, extra scatter px, variance of the mean shift px^2.
+    (terms, k) float64, float, float
+        Coefficients, s in px (0 where nothing exceeds the errors), variance of the mean shift px^2.
     """
-    keep = np.ones(shift.size, bool)
-    scatter = 1.4826 * float(np.median(np.abs(shift - np.median(shift)))) + 1e-3
-    coefficients: np.ndarray = np.zeros(design.shape[1])
-    for _ in range(6):
-        sigma = np.sqrt(error**2 + scatter**2)
-        weighted = design[keep] / sigma[keep, None]
-        coefficients = np.linalg.lstsq(weighted, shift[keep] / sigma[keep], rcond=None)[0]
-        residual = shift - design @ coefficients
-        keep = np.abs(residual) <= 4.0 * np.sqrt(error**2 + scatter**2)
-        if keep.sum() <= design.shape[1]:
-            keep = np.abs(residual) <= np.median(np.abs(residual))
-        freedom = keep.sum() / max(keep.sum() - design.shape[1], 1)
-        scatter = _extra_scatter(residual[keep] * np.sqrt(freedom), error[keep])
-    return coefficients, scatter, float(1 / np.sum(1 / (error[keep] ** 2 + max(scatter, 1e-3) ** 2)))
+    axes = shifts.shape[1]
+    best: tuple[float, np.ndarray, float, float] | None = None
+    middle = np.sum((shifts - np.median(shifts, axis=0)) ** 2, axis=1)
+    for s in SCATTER_GRID_PX:
+        variance = error**2 + s**2 + 1e-6
+        wide = variance + MOVER_SHIFT_PX**2
+        for start in (np.zeros_like(middle), middle):  # all alike, and movers judged about the median
+            square = start
+            for _ in range(4):
+                near = np.log1p(-MOVER_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
+                far = np.log(MOVER_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
+                chance = 1 / (1 + np.exp(np.clip(far - near, -50, 50)))
+                weight = chance / variance + (1 - chance) / wide
+                normal = design.T @ (design * weight[:, None])
+                coefficients = np.linalg.lstsq(normal, design.T @ (shifts * weight[:, None]), rcond=None)[0]
+                square = np.sum((shifts - design @ coefficients) ** 2, axis=1)
+            likelihood = _likelihood(square, variance, wide, axes) - 0.5 * axes * float(np.linalg.slogdet(normal)[1])
+            if best is None or likelihood > best[0]:
+                best = likelihood, coefficients, float(s), float(1 / weight.sum())
+    assert best is not None
+    return best[1], best[2], best[3]
 
 
-def _extra_scatter(residual: np.ndarray, error: np.ndarray) -> float:
-    """Scatter s for which the median of residual^2 / (error^2 + s^2) is that of a normal variate (0.455); 0 at least."""
-    low, high = 0.0, float(np.max(np.abs(residual))) * 2 + 1e-6
-    if np.median(residual**2 / error**2) <= 0.455:
-        return 0.0
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        if np.median(residual**2 / (error**2 + middle**2)) > 0.455:
-            low = middle
-        else:
-            high = middle
-    return 0.5 * (low + high)
+def _likelihood(square: np.ndarray, variance: np.ndarray, wide: np.ndarray, axes: int) -> float:
+    """Log likelihood of squared residuals under the mixture of stars that stay and stars that move."""
+    near = np.log1p(-MOVER_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
+    far = np.log(MOVER_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
+    return float(np.sum(np.logaddexp(near, far)))
 
 
 def residual_sky(
@@ -293,8 +323,9 @@ def psf_error(
 ) -> float:
     """Relative error of PSFs and flux scale: what the difference leaves around the brightest matched stars.
 
-    For each star (mean S^2 - mean V) / peak(S_R)^2 over the (2 reach + 1)^2 pixels around it; the median of the brightest
-    third of the stars, at least 5, is the square of the error.
+    It is the e for which the median of S'^2 / (V + e^2 S_R^2) at the peaks of the brightest third of the stars, at least 5, is
+    that of the square of a normal variate. S' is the score without what a shift of the star explains (the best sum of the
+    two derivatives of S_R within `psf_error_reach_px`): misregistration has a term of its own.
 
     Parameters
     ----------
@@ -312,10 +343,34 @@ def psf_error(
     if match.size < 5:
         return float(np.sqrt(low * high))
     offset = np.arange(-reach, reach + 1)
-    j = np.rint(match.y).astype(int)[:, None, None] + offset[:, None]
-    i = np.rint(match.x).astype(int)[:, None, None] + offset
-    j, i = np.clip(j, 0, score.shape[0] - 1), np.clip(i, 0, score.shape[1] - 1)
-    peak = np.maximum(score_ref[j, i].max(axis=(1, 2)), 1e-6)
-    squares = (score[j, i] ** 2 - variance[j, i]).mean(axis=(1, 2)) / peak**2
-    brightest = np.argsort(-peak)[: max(5, match.size // 3)]
-    return float(np.clip(np.sqrt(max(np.median(squares[brightest]), 0.0)), low, high))
+    j = np.clip(np.rint(match.y).astype(int)[:, None, None] + offset[:, None], 1, score.shape[0] - 2)
+    i = np.clip(np.rint(match.x).astype(int)[:, None, None] + offset, 1, score.shape[1] - 2)
+    chosen = np.argsort(-score_ref[j, i].max(axis=(1, 2)))[: max(5, match.size // 3)]
+    j, i = j[chosen], i[chosen]
+    light = score_ref[j, i]
+    gx, gy = score_ref[j, i + 1] - score_ref[j, i - 1], score_ref[j + 1, i] - score_ref[j - 1, i]
+    peak = np.argmax(light.reshape(chosen.size, -1), axis=1)[:, None]
+    at = [np.take_along_axis(a.reshape(chosen.size, -1), peak, 1)[:, 0].astype(float) ** n
+          for a, n in ((_without_shift(score[j, i], gx, gy), 2), (variance[j, i], 1), (light, 2))]  # fmt: skip
+    return float(np.clip(_extra(*at), low, high))
+
+
+def _extra(squares: np.ndarray, variance: np.ndarray, light: np.ndarray) -> float:
+    """The e for which the median of squares / (variance + e^2 light) is 0.455, that of chi-square with one degree of freedom."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if np.median(squares / (variance + middle**2 * light)) > 0.455:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+def _without_shift(stamps: np.ndarray, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
+    """Stamps (n, k, k) less their least-squares parts in the derivatives gx and gy."""
+    xx, yy, xy = (np.sum(a * b, axis=(1, 2), dtype=float) for a, b in ((gx, gx), (gy, gy), (gx, gy)))
+    sx, sy = (np.sum(stamps * g, axis=(1, 2), dtype=float) for g in (gx, gy))
+    determinant = np.maximum(xx * yy - xy * xy, 1e-30)
+    a, b = (sx * yy - sy * xy) / determinant, (sy * xx - sx * xy) / determinant
+    return np.asarray(stamps - a[:, None, None] * gx - b[:, None, None] * gy)

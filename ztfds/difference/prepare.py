@@ -22,6 +22,7 @@ from ztfds.reference.grid import (
     resample_nearest,
     wcs_of,
 )
+from ztfds.reference.products import Psf
 from ztfds.survey import bits
 from ztfds.survey.errors import BadDifference
 
@@ -171,9 +172,54 @@ def make_tiles(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceCon
         y, x = 0.5 * (core[0] + core[1] - 1), 0.5 * (core[2] + core[3] - 1)
         rx, ry = (float(v) for v in grid.at(np.array(x), np.array(y)))
         rx, ry = min(max(rx, 0.0), reference.pixels.shape[1] - 1.0), min(max(ry, 0.0), reference.pixels.shape[0] - 1.0)
-        stamps = (science.psf.stamp(x, y, config.psf_size), reference.psf.stamp(rx, ry, config.psf_size))
-        tiles.append(Tile(core, with_margin(core, grid.shape, config.tile_margin_px), *map(_normalised, stamps)))
+        size, margin = config.psf_size, with_margin(core, grid.shape, config.tile_margin_px)
+        phase = tuple(float(v) % 1.0 for v in grid.at(np.array(round(x)), np.array(round(y))))
+        stamps = band_limited(science.psf, x, y, size), resampled_psf(band_limited(reference.psf, rx, ry, size), phase)
+        tiles.append(Tile(core, margin, *map(_normalised, stamps)))
     return tiles
+
+
+def band_limited(psf: Psf, x: float, y: float, size: int) -> np.ndarray:
+    """The PSF as a convolution needs it: free of the light that an undersampled stamp folds back from beyond Nyquist.
+
+    Stamps of stars a quarter of a pixel off the centre to all four sides are shifted back in Fourier space and averaged:
+    what is folded back turns with the position of the star in its pixel and cancels to second order; the rest does not.
+
+    Parameters
+    ----------
+    psf : Psf
+    x, y : float
+        Image position, pixels.
+    size : int
+        Odd.
+
+    Returns
+    -------
+    (size, size) float64
+    """
+    total = np.zeros((size, size // 2 + 1), complex)
+    ky, kx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
+    for dx in (-0.25, 0.25):
+        for dy in (-0.25, 0.25):
+            stamp = psf.stamp(x, y, size, dx, dy).astype(float)
+            total += np.fft.rfft2(stamp) * np.exp(2j * np.pi * (kx * dx + ky * dy))
+    return np.fft.irfft2(0.25 * total, s=(size, size))
+
+
+def resampled_psf(stamp: np.ndarray, phase: tuple[float, ...]) -> np.ndarray:
+    """PSF of an image that was resampled with the Lanczos-3 weights of one sub-pixel phase (x, y).
+
+    Between pixels the weights dampen what is near Nyquist; their transform, sum_k w(k - phase) exp(-2 pi i f (k - phase)),
+    multiplies that of the PSF.
+    """
+    size = stamp.shape[0]
+    table = resample_kernels.lanczos_table()
+    factors = []
+    for fraction, frequency in zip(phase, (np.fft.rfftfreq(size), np.fft.fftfreq(size)), strict=True):
+        weights = table[:, round(fraction * (table.shape[1] - 1))].astype(float)
+        at = np.arange(resample_kernels.TAPS) - 2 - fraction
+        factors.append(np.exp(2j * np.pi * frequency[:, None] * at) @ weights)
+    return np.fft.irfft2(np.fft.rfft2(stamp) * factors[0][None, :] * factors[1][:, None], s=stamp.shape)
 
 
 def _normalised(stamp: np.ndarray) -> np.ndarray:
@@ -191,7 +237,8 @@ def _match(
     saturate, magzp = number(source.header, "SATURATE", np.inf), number(source.header, "MAGZP", np.nan)
     bad = science.bad | ref.bad
     rows = select_stars(psfcat, source.pixels, bad, saturate, magzp, config)
-    return match_stars(science.new, ref.pixels, psfcat, rows, tiles, config)
+    variances = science.variance, ref.uncertainty**2
+    return match_stars(science.new, ref.pixels, variances, psfcat, rows, tiles, config)
 
 
 def _expected_gain(inputs: DifferenceInputs) -> float:

@@ -93,9 +93,7 @@ def _corrected_score(
     score, score_ref, variance = subtraction.score, subtraction.score_ref, subtraction.variance
     error = psf_error(score, score_ref, variance, prepared.match, config)
     dx, dy = prepared.warp.scatter
-    brightest = np.empty((-(-score_ref.shape[0] // 2), -(-score_ref.shape[1] // 2)), np.float32)
-    kernels.maximum_nearby(score_ref, config.psf_error_reach_px, brightest)
-    kernels.corrected_score(score, score_ref, brightest, float(dx * dx), float(dy * dy), error * error, variance)
+    kernels.corrected_score(score, score_ref, float(dx * dx), float(dy * dy), error * error, variance)
     scorr = variance
     qa["psf_error"] = error
     qa["scorr_width_raw"], widths = quality.normalised(scorr, blank, prepared)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from ztfds.formats import keywords, structure
+from ztfds.formats import keywords, structure, units
 from ztfds.formats.atomic import Written, write_atomic
 from ztfds.survey.camera import rcid as rcid_of
 from ztfds.survey.errors import BadData, FilesMissing, StoreDown, TruncatedFile, UnreadableFile, WrongSize
@@ -24,7 +24,6 @@ from ztfds.survey.names import RawName
 
 QUADRANTS = (1, 2, 3, 4)
 HDUS_OF_A_WHOLE_FILE = 9
-TILE_ROWS = 88
 _HEADERS_BYTES = 1 << 20
 REQUIRED_KEYWORDS: dict[str, tuple[str, ...]] = {
     "o": ("IMGTYPE", "OBSJD", "EXPTIME", "CCD_ID", "FIELDID", "FILTERID", "PROGRMID", "RAD", "DECD", "AIRMASS"),
@@ -151,7 +150,7 @@ def read_raw(path: Path | str, shape: tuple[int, int] | None = None) -> RawCcd:
     checked = structure.verify_checksums(content, hdus, path.name)
     if len(hdus) < HDUS_OF_A_WHOLE_FILE:
         raise TruncatedFile(f"{path.name} ends after {len(hdus)} of {HDUS_OF_A_WHOLE_FILE} HDUs")
-    images = _decode(content, path.name)
+    images = _decode(content, hdus, path.name)
     quadrants = tuple(_quadrant(name.ccdid, qid, images[qid], images[qid + 4]) for qid in QUADRANTS)
     _check_shapes(path.name, quadrants, shape)
     header = hdus[0].header
@@ -173,8 +172,19 @@ def peek_shape(path: Path | str) -> tuple[int, int] | None:
         return None
 
 
-def _decode(content: bytes, name: str) -> list[tuple[np.ndarray, fits.Header]]:
+def _decode(content: bytes, hdus: Sequence[structure.Hdu], name: str) -> list[tuple[np.ndarray, fits.Header]]:
     """Pixels and headers of the first nine HDUs (the primary has an empty array)."""
+    decoded = [(np.empty((0, 0), np.uint16), hdus[0].header)]
+    for hdu in hdus[1:HDUS_OF_A_WHOLE_FILE]:
+        read = units.read_image(content, hdu, name) if hdu.is_image else None
+        if read is None:
+            return _decode_any(content, name)
+        decoded.append(read)
+    return [(_unsigned(pixels, index, name), header) for index, (pixels, header) in enumerate(decoded)]
+
+
+def _decode_any(content: bytes, name: str) -> list[tuple[np.ndarray, fits.Header]]:
+    """The same by way of astropy, however the pixels are stored."""
     decoded: list[tuple[np.ndarray | None, fits.Header]] = []
     try:
         with warnings.catch_warnings():
@@ -241,17 +251,14 @@ def write_raw(path: Path | str, header: fits.Header, quadrants: Sequence[RawQuad
     """
     if [quadrant.qid for quadrant in quadrants] != list(QUADRANTS):
         raise WrongSize(f"a raw file has quadrants 1 to 4, not {[quadrant.qid for quadrant in quadrants]}")
-    hdus = fits.HDUList([fits.PrimaryHDU(header=header)])
-    for quadrant in quadrants:
-        hdus.append(_compressed(quadrant.pixels, quadrant.header, str(quadrant.qid)))
-    for quadrant in quadrants:
-        hdus.append(_compressed(quadrant.overscan, fits.Header({"AMP_ID": quadrant.qid - 1}), str(quadrant.qid + 4)))
-    return write_hdus(path, hdus)
+    images = [(quadrant.pixels, quadrant.header, quadrant.qid) for quadrant in quadrants]
+    images += [(q.overscan, fits.Header({"AMP_ID": q.qid - 1}), q.qid + 4) for q in quadrants]
+    parts = [_compressed(pixels, card, str(number)) for pixels, card, number in images]
+    return write_atomic(path, units.sealed([units.primary(units.cards_of(header)), *parts]))
 
 
-def _compressed(pixels: np.ndarray, header: fits.Header, extname: str) -> fits.CompImageHDU:
-    """One Rice-compressed extension of unsigned 16-bit pixels; tiles of many rows read twice as fast as of one."""
+def _compressed(pixels: np.ndarray, header: fits.Header, extname: str) -> units.Unit:
+    """One Rice-compressed extension of unsigned 16-bit pixels."""
     header = header.copy()
     header["EXTNAME"] = extname
-    tile = (min(TILE_ROWS, pixels.shape[0]), pixels.shape[1])
-    return fits.CompImageHDU(pixels.astype(np.uint16, copy=False), header, compression_type="RICE_1", tile_shape=tile)
+    return units.rice(pixels.astype(np.uint16, copy=False), units.cards_of(header))

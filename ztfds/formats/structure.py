@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.io import fits
 
+from ztfds.kernels.packing import sum_words
 from ztfds.survey.errors import ChecksumMismatch, TruncatedFile, UnreadableFile
 
 BLOCK = 2880
@@ -47,6 +48,11 @@ class Hdu:
             return True
         return self.header.get("XTENSION", "IMAGE").strip() == "IMAGE" and self.header.get("NAXIS", 0) > 0
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it holds a binary table that is not a compressed image."""
+        return self.header.get("XTENSION", "").strip() == "BINTABLE" and not self.header.get("ZIMAGE", False)
+
 
 def walk(content: bytes, name: str = "file") -> list[Hdu]:
     """Find every HDU of a file.
@@ -80,7 +86,25 @@ def walk(content: bytes, name: str = "file") -> list[Hdu]:
     return hdus
 
 
+def first(content: bytes, name: str) -> Hdu:
+    """The primary HDU of a file of which `content` is the beginning; its data need not be in it.
+
+    Raises
+    ------
+    TruncatedFile, UnreadableFile
+    """
+    return _parse(content, 0, 0, name)
+
+
 def _one(content: bytes, start: int, index: int, name: str) -> Hdu:
+    """Read the header of the HDU that begins at `start`, and make sure that its data are there."""
+    hdu = _parse(content, start, index, name)
+    if hdu.end > len(content):
+        raise TruncatedFile(f"{name} ends at byte {len(content)}, HDU {index} should end at byte {hdu.end}")
+    return hdu
+
+
+def _parse(content: bytes, start: int, index: int, name: str) -> Hdu:
     """Read the header of the HDU that begins at `start` and find its end."""
     head = content[start : start + 9]
     if index and not b"XTENSION="[: len(head)] == head:
@@ -93,10 +117,7 @@ def _one(content: bytes, start: int, index: int, name: str) -> Hdu:
             size = _data_size(header)
     except (ValueError, TypeError, KeyError, fits.VerifyError) as error:
         raise UnreadableFile(f"{name}: the header of HDU {index} cannot be understood ({error})") from error
-    end = data_start + -(-size // BLOCK) * BLOCK
-    if end > len(content):
-        raise TruncatedFile(f"{name} ends at byte {len(content)}, HDU {index} should end at byte {end}")
-    return Hdu(index, start, data_start, end, header)
+    return Hdu(index, start, data_start, data_start + -(-size // BLOCK) * BLOCK, header)
 
 
 def header_end(content: bytes, start: int, index: int, name: str) -> int:
@@ -126,9 +147,14 @@ def _data_size(header: fits.Header) -> int:
     return size
 
 
-def ones_complement_sum(content: bytes) -> int:
+def ones_complement_sum(content: bytes | np.ndarray) -> int:
     """32-bit ones'-complement sum of big-endian words; the length is a multiple of four."""
-    total = int(np.frombuffer(content, dtype=">u4").sum(dtype=np.uint64))
+    return fold(sum_words(np.frombuffer(content, np.uint32)))
+
+
+def fold(total: int | np.uint64) -> int:
+    """A sum of words as 32 bits: what overflows is added at the lower end."""
+    total = int(total)
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total
@@ -187,17 +213,17 @@ def verify_checksums(content: bytes, hdus: list[Hdu], name: str = "file") -> int
     ChecksumMismatch
         A stored sum disagrees with the content.
     """
-    checked = 0
+    checked, view = 0, np.frombuffer(content, np.uint8)
     for hdu in hdus:
         datasum, checksum = hdu.header.get("DATASUM"), hdu.header.get("CHECKSUM")
         if datasum is None and checksum is None:
             continue
         checked += 1
-        data = ones_complement_sum(content[hdu.data_start : hdu.end])
+        data = ones_complement_sum(view[hdu.data_start : hdu.end])
         if datasum is not None and not _same_sum(datasum, data):
             raise ChecksumMismatch(f"{name}: DATASUM of HDU {hdu.index} is {datasum}, the data sum to {data}")
         if checksum is not None and str(checksum).strip():
-            head = ones_complement_sum(content[hdu.start : hdu.data_start])
+            head = ones_complement_sum(view[hdu.start : hdu.data_start])
             whole = (head + data) % 0xFFFFFFFF
             if whole != 0:
                 raise ChecksumMismatch(f"{name}: CHECKSUM of HDU {hdu.index} is wrong (sum {whole}, should be 0)")

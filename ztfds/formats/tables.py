@@ -10,7 +10,8 @@ import numpy as np
 from astropy.io import fits
 
 from ztfds.formats import structure
-from ztfds.formats.atomic import Written
+from ztfds.formats import units as packed
+from ztfds.formats.atomic import Written, write_atomic
 from ztfds.formats.images import bare
 from ztfds.formats.raw import read_content, write_hdus
 from ztfds.survey.errors import UnreadableFile
@@ -91,12 +92,21 @@ def write_table(
     -------
     Written
     """
-    table = fits.BinTableHDU(_shifted(np.atleast_1d(array), pixel_columns, 1.0), name=extname)
-    for index, name in enumerate(array.dtype.names or (), start=1):
-        if units and name in units:
+    rows, units = _shifted(np.atleast_1d(array), pixel_columns, 1.0), units or {}
+    try:
+        parts = [packed.primary(packed.cards_of(header)), packed.table(rows, extname, units)]
+        return write_atomic(path, packed.sealed(parts))
+    except packed.Unusual:
+        return write_hdus(path, fits.HDUList([fits.PrimaryHDU(header=bare(header)), _hdu(rows, extname, units)]))
+
+
+def _hdu(rows: np.ndarray, extname: str, units: Mapping[str, str]) -> fits.BinTableHDU:
+    """A table by way of astropy, whatever its columns."""
+    table = fits.BinTableHDU(rows, name=extname)
+    for index, name in enumerate(rows.dtype.names or (), start=1):
+        if name in units:
             table.header[f"TUNIT{index}"] = units[name]
-    hdus = fits.HDUList([fits.PrimaryHDU(header=bare(header)), table])
-    return write_hdus(path, hdus)
+    return table
 
 
 def read_table(
@@ -125,14 +135,22 @@ def read_table(
     if verify:
         structure.verify_checksums(content, hdus, path.name)
     try:
-        with fits.open(io.BytesIO(content), memmap=False) as opened:
-            table = opened[extname] if extname else next(hdu for hdu in opened if isinstance(hdu, fits.BinTableHDU))
-            array, header = _native(np.asarray(table.data)), bare(opened[0].header)
+        array, header = _read(content, hdus, extname)
     except StopIteration:
         raise UnreadableFile(f"{path.name} holds no table") from None
     except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
         raise UnreadableFile(f"{path.name}: the table cannot be read ({error})") from error
     return _shifted(array, pixel_columns, -1.0), header
+
+
+def _read(content: bytes, hdus: Sequence[structure.Hdu], extname: str | None) -> tuple[np.ndarray, fits.Header]:
+    """Rows and primary header, positions as in the file."""
+    wanted = [hdu for hdu in hdus if hdu.is_table and extname in (None, hdu.header.get("EXTNAME"))]
+    if wanted and (rows := packed.read_table(content, wanted[0])) is not None:
+        return rows, bare(hdus[0].header)
+    with fits.open(io.BytesIO(content), memmap=False) as opened:
+        table = opened[extname] if extname else next(hdu for hdu in opened if isinstance(hdu, fits.BinTableHDU))
+        return _native(np.asarray(table.data)), bare(opened[0].header)
 
 
 def _native(array: np.ndarray) -> np.ndarray:

@@ -6,6 +6,18 @@ import numpy as np
 from numba import njit
 
 
+@njit("f8(f8, f8, f8)", cache=True, nogil=True)
+def _log_rise(before: float, top: float, after: float) -> float:
+    """ln of (maximum of the Gaussian through three equidistant samples / the middle one, the largest); at most 0.2.
+
+    Samples below a tenth of the middle one, as noise makes them, and missing ones count as that.
+    """
+    a = np.log(before / top) if before > 0.1 * top else np.log(0.1)
+    b = np.log(after / top) if after > 0.1 * top else np.log(0.1)
+    curvature = -(a + b)
+    return min((b - a) * (b - a) / (8 * curvature), 0.2) if curvature > 1e-6 else 0.0
+
+
 @njit("i8(f4[:, ::1], b1[:, ::1], f4, f4, i8, f8[:, ::1], i8[::1])", cache=True, nogil=True)
 def find_peaks(
     score: np.ndarray,
@@ -16,7 +28,10 @@ def find_peaks(
     peaks: np.ndarray,
     counts: np.ndarray,
 ) -> int:
-    """Local extrema of both signs of a score image.
+    """Local extrema of both signs of a score image, with their heights between the pixels.
+
+    A source between pixels loses up to 15 % of its score at 2 px FWHM. The height of an extremum is therefore that of the
+    product of two Gaussians, one through the three samples of each axis: the score of a point source is close to one.
 
     Parameters
     ----------
@@ -25,11 +40,11 @@ def find_peaks(
     blocked : (ny, nx) bool
         Pixels that cannot be a peak.
     threshold, low : float
-        Extrema with |score| >= threshold are listed, those >= low counted.
+        Extrema with |height| >= threshold are listed, those whose highest pixel has |score| >= low counted.
     border : int
         Pixels left out along each edge, at least 1.
     peaks : (n, 3) float64
-        Written: row, column, score of the first n extrema.
+        Written: row, column (of the highest pixel), height of the first n extrema.
     counts : (2,) int64
         Written: positive, negative extrema with |score| >= low.
 
@@ -41,11 +56,12 @@ def find_peaks(
     ny, nx = score.shape
     counts[:] = 0
     found = 0
+    least = min(low, np.float32(0.65) * threshold)  # exp(0.4) is the most that a height rises above its pixel
     for j in range(border, ny - border):
         for i in range(border, nx - border):
             value = score[j, i]
             size = abs(value)
-            if not size >= low or blocked[j, i]:
+            if not size >= least or blocked[j, i]:
                 continue
             sign = np.float32(1) if value > 0 else np.float32(-1)
             top = True
@@ -57,10 +73,14 @@ def find_peaks(
                         top = False
             if not top:
                 continue
-            counts[0 if value > 0 else 1] += 1
-            if size >= threshold:
+            if size >= low:
+                counts[0 if value > 0 else 1] += 1
+            rise = _log_rise(sign * score[j, i - 1], size, sign * score[j, i + 1])
+            rise += _log_rise(sign * score[j - 1, i], size, sign * score[j + 1, i])
+            height = size * np.exp(rise)
+            if height >= threshold:
                 if found < peaks.shape[0]:
-                    peaks[found, 0], peaks[found, 1], peaks[found, 2] = j, i, value
+                    peaks[found, 0], peaks[found, 1], peaks[found, 2] = j, i, sign * height
                 found += 1
     return found
 

@@ -111,6 +111,27 @@ def subtract_and_linearize(
     return count
 
 
+@njit("void(uint16[:, ::1], float32[::1], float32[:, ::1])", cache=True, nogil=True, error_model="numpy", fastmath=True)
+def bias_samples(raw: np.ndarray, level: np.ndarray, out: np.ndarray) -> None:
+    """`out` = raw - level of a block of rows: `raw` (rows, nx) DN, `level` (rows,) DN, `out` (rows, nx) DN, written."""
+    for j in range(raw.shape[0]):
+        offset = level[j]
+        for i in range(raw.shape[1]):
+            out[j, i] = np.float32(raw[j, i]) - offset
+
+
+@njit("int64(float32[:, ::1], float32)", cache=True, nogil=True, error_model="numpy", fastmath=True)
+def count_below(pixels: np.ndarray, limit: float) -> int:
+    """Number of `pixels` (ny, nx) that are smaller than `limit`."""
+    count = 0
+    for j in range(pixels.shape[0]):
+        here = np.int32(0)
+        for i in range(pixels.shape[1]):
+            here += np.int32(pixels[j, i] < limit)
+        count += here
+    return count
+
+
 @njit(
     "void(uint16[:, ::1], float32[::1], float32, float32, float32[:, ::1], float32, float32[:, ::1])",
     cache=True,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
+from scipy.optimize import brentq
+from scipy.special import erf
 
 SHARPNESS_TESTS = np.array(
     [
@@ -35,24 +39,44 @@ _SIDE = 9
 
 
 def sharpness_ratios(fwhm: float) -> np.ndarray:
-    """Smallest possible (outer pair) / (inner line) of any scene seen through a Gaussian PSF, for each test.
+    """Smallest possible (outer pair) / (inner line) of any scene seen through a Gaussian PSF and square pixels, for each test.
 
-    For a point source at distance d from the middle of the line the ratio of the outer pair at +-v to the pixel is
-    exp(-v^2 / 2 s^2) cosh(d v / s^2) >= exp(-v^2 / 2 s^2), and for a line two pixels wide
-    exp(-2 v^2 / 2 s^2) cosh(3 d v / 2 s^2) / cosh(d v / 2 s^2) >= exp(-2 v^2 / 2 s^2). Both bounds are linear in the
-    scene: they hold for blends, galaxies, a sky level and sums along lines alike.
+    A point source at distance d from the middle of the line has, with v the step across it and p the profile, the ratio
+    (p(d - v) + p(d + v)) / 2 p(d), and about a line two pixels wide the ratio of the pixels outside to those inside. For
+    Gaussians of width s these are exp(-v^2 / 2 s^2) cosh(d v / s^2) >= exp(-v^2 / 2 s^2) and at least exp(-v^2 / s^2). A
+    Gaussian averaged over pixels falls off faster than the Gaussian of the same width at half maximum, which matters below
+    two pixels: its ratios are minimised over sources within a pixel of the line, and the smaller bound is taken. The bounds
+    are linear in the scene: they hold for blends, galaxies, a sky level and sums along lines alike.
 
     Parameters
     ----------
     fwhm : float
-        Full width at half maximum of the sharpest plausible PSF as sampled by the pixels, pixels.
+        Full width at half maximum of the sharpest plausible PSF as sampled by the pixels, pixels; at least 1.02 is taken,
+        near that of the pixel itself.
 
     Returns
     -------
     (n_tests,) float32
     """
-    v2 = SHARPNESS_TESTS[:, 0] ** 2 + SHARPNESS_TESTS[:, 1] ** 2
-    return np.exp(-4.0 * np.log(2.0) * v2 * (1 + SHARPNESS_TESTS[:, 4]) / fwhm**2).astype(np.float32)
+    fwhm = max(fwhm, 1.02)
+    s = brentq(lambda s: float(_pixel_profile(0.5 * fwhm, s) - 0.5 * _pixel_profile(0.0, s)), 1e-3, fwhm)
+    d = np.linspace(-1.0, 1.0, 41)
+    before, here, after = (_pixel_profile(d + step, s) for step in (-1.0, 0.0, 1.0))
+    outside = _pixel_profile(d - 1.5, s) + _pixel_profile(d + 1.5, s)
+    inside = _pixel_profile(d - 0.5, s) + _pixel_profile(d + 0.5, s)
+    gauss = math.exp(-4.0 * math.log(2.0) / fwhm**2)
+    narrow = min(gauss, float(np.min((before + after) / (2.0 * here))))
+    wide = min(gauss**2, float(np.min(outside / inside)))
+    both = np.outer(before, before) + np.outer(after, after)
+    diagonal = min(gauss**2, float(np.min(both / (2.0 * np.outer(here, here)))))
+    slanted = np.abs(SHARPNESS_TESTS[:, :2]).sum(axis=1) == 2
+    return np.where(slanted, diagonal, np.where(SHARPNESS_TESTS[:, 4] == 1, wide, narrow)).astype(np.float32)
+
+
+def _pixel_profile(x: np.ndarray | float, sigma: float) -> np.ndarray:
+    """A Gaussian of width `sigma` averaged over the pixel at x."""
+    scale = sigma * math.sqrt(2.0)
+    return 0.5 * (erf((x + 0.5) / scale) - erf((x - 0.5) / scale))
 
 
 @njit("float32(float32[::1], int64)", cache=True, nogil=True, error_model="numpy")

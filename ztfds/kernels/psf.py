@@ -21,6 +21,9 @@ CENTRE = 27  # node of the source: OVERSAMPLING * (RADIUS + 0.5) + 2
 NODES = 56
 HALF_NODES = NODES // OVERSAMPLING
 PAD = STAMP + 3  # side of work stamps: one pixel of margin
+TILES = 96  # the PSF is constant over 1 / TILES of the image in each axis
+CELL = 4  # pixels: side of the cells that remember where something changed
+CONVERGED = 0.02  # a source that would change by fewer sigmas stays as it is
 
 
 @njit("void(f8, f8[::1], f8[::1])", cache=True, nogil=True, inline="always")
@@ -78,7 +81,7 @@ def local_psf(
 
 
 @njit(
-    "void(f4[:, :, ::1], f8, f8, i8, i8, i8, i8, f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, :, ::1], b1)",
+    "void(f4[:, :, ::1], f8, f8, i8, i8, i8, i8, f4[::1], f4[::1], f4[::1], f4[:, :, ::1], b1)",
     cache=True,
     nogil=True,
     fastmath=True,
@@ -99,8 +102,9 @@ def render(
 ) -> None:
     """PSF of a unit source at (x, y) on the pixels ix0 .. ix0 + width - 1, iy0 .. iy0 + height - 1.
 
-    value_x, value_y are the derivatives with respect to the position of the source, filled when `gradient`.
-    `rows` is work space of (2, NODES, PAD). The pixels must lie within RADIUS + 0.5 of the source in each axis.
+    value, value_x, value_y are filled row after row, `width` values each; the latter two are the derivatives with respect to
+    the position of the source, filled when `gradient`. `rows` is work space of (2, NODES, PAD). The pixels must lie within
+    RADIUS + 0.5 of the source in each axis.
     """
     wx, dx = np.empty(4), np.empty(4)
     wy, dy = np.empty(4), np.empty(4)
@@ -133,15 +137,33 @@ def render(
     for j in range(height):
         r = OVERSAMPLING * j
         f0, f1, f2, f3 = rows[0, r, :width], rows[0, r + 1, :width], rows[0, r + 2, :width], rows[0, r + 3, :width]
-        v = value[j, :width]
+        first = j * width
+        v = value[first : first + width]
         for i in range(width):
             v[i] = w0 * f0[i] + w1 * f1[i] + w2 * f2[i] + w3 * f3[i]
         if gradient:
             g0, g1, g2, g3 = rows[1, r, :width], rows[1, r + 1, :width], rows[1, r + 2, :width], rows[1, r + 3, :width]
-            vx, vy = value_x[j, :width], value_y[j, :width]
+            vx, vy = value_x[first : first + width], value_y[first : first + width]
             for i in range(width):
                 vx[i] = w0 * g0[i] + w1 * g1[i] + w2 * g2[i] + w3 * g3[i]
                 vy[i] = d0 * f0[i] + d1 * f1[i] + d2 * f2[i] + d3 * f3[i]
+
+
+@njit("i8(f4[:, :, :, ::1], f8, f8, i8, i8, i8, f8[::1], f4[:, :, ::1])", cache=True, nogil=True)
+def tile_psf(
+    phased: np.ndarray, x: float, y: float, nx: int, ny: int, have: int, phi: np.ndarray, local: np.ndarray
+) -> int:
+    """Bring `local` to the PSF of the tile that holds (x, y) unless it is there already (`have`); returns the tile.
+
+    The PSF counts as constant over 1 / TILES of the image in each axis, where it changes by less than a thousandth; sources
+    in the order of `tile_order` share its evaluation.
+    """
+    a = min(TILES - 1, max(0, int(x * TILES / nx)))
+    b = min(TILES - 1, max(0, int(y * TILES / ny)))
+    tile = b * TILES + a
+    if tile != have:
+        local_psf(phased, (a + 0.5) * nx / TILES - 0.5, (b + 0.5) * ny / TILES - 0.5, nx, ny, 1.0 * RADIUS, phi, local)
+    return tile
 
 
 @njit("UniTuple(i8, 4)(f8, f8, f8, i8, i8)", cache=True, nogil=True, inline="always")
@@ -152,32 +174,13 @@ def stamp_box(x: float, y: float, radius: float, nx: int, ny: int) -> tuple[int,
     return x0, y0, max(0, x1 - x0 + 1), max(0, y1 - y0 + 1)
 
 
-@njit(
-    "void(f4[:, ::1], f4[:, :, ::1], f8, f8, f8, f8, f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, :, ::1])",
-    cache=True,
-    nogil=True,
-    fastmath=True,
-)
-def _add(
-    image: np.ndarray,
-    local: np.ndarray,
-    x: float,
-    y: float,
-    flux: float,
-    radius: float,
-    value: np.ndarray,
-    value_x: np.ndarray,
-    value_y: np.ndarray,
-    rows: np.ndarray,
+@njit("void(f4[:, ::1], i8, i8, i8, i8, f4[::1], f4)", cache=True, nogil=True, fastmath=True)
+def add_stamp(
+    image: np.ndarray, ix0: int, iy0: int, width: int, height: int, value: np.ndarray, amount: np.float32
 ) -> None:
-    """image += flux * PSF at (x, y), out to `radius` pixels in each axis."""
-    ix0, iy0, width, height = stamp_box(x, y, radius, image.shape[1], image.shape[0])
-    if width == 0 or height == 0:
-        return
-    render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, False)
-    amount = np.float32(flux)
+    """image += amount * value on a stamp of width x height pixels, `value` row after row."""
     for j in range(height):
-        target, source = image[iy0 + j, ix0 : ix0 + width], value[j, :width]
+        target, source = image[iy0 + j, ix0 : ix0 + width], value[j * width : (j + 1) * width]
         for i in range(width):
             target[i] += amount * source[i]
 
@@ -196,14 +199,52 @@ def paint(
     """image += sign * flux * PSF for every chosen source, each out to its own radius (pixels)."""
     local = np.zeros((OVERSAMPLING, NODES, HALF_NODES), np.float32)
     rows = np.empty((2, NODES, PAD), np.float32)
-    value, value_x = np.empty((PAD, PAD), np.float32), np.empty((PAD, PAD), np.float32)
-    value_y = np.empty((PAD, PAD), np.float32)
+    value = np.empty(PAD * PAD, np.float32)
     phi = np.empty(6)
     ny, nx = image.shape
+    tile = -1
     for s in range(xs.size):
-        if chosen[s]:
-            local_psf(phased, xs[s], ys[s], nx, ny, radii[s], phi, local)
-            _add(image, local, xs[s], ys[s], sign * fluxes[s], radii[s], value, value_x, value_y, rows)
+        if not chosen[s]:
+            continue
+        x, y = xs[s], ys[s]
+        ix0, iy0, width, height = stamp_box(x, y, radii[s], nx, ny)
+        if width > 0 and height > 0:
+            tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+            render(local, x, y, ix0, iy0, width, height, value, value, value, rows, False)
+            add_stamp(image, ix0, iy0, width, height, value, np.float32(sign * fluxes[s]))
+
+
+@njit("void(f4[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1], f4[::1], f8)", cache=True, nogil=True, fastmath=True)
+def add_wings(
+    image: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    fluxes: np.ndarray,
+    radii: np.ndarray,
+    profile: np.ndarray,
+    step: float,
+) -> None:
+    """image += flux * profile(r) for every source, on the pixels outside its PSF stamp and within its radius (pixels).
+
+    profile : (n,) float32, fraction of the flux in a pixel at 0, step, 2 step ... pixels; linear in between
+    """
+    ny, nx = image.shape
+    inverse = np.float32(1.0 / step)
+    for s in range(xs.size):
+        x, y, flux = xs[s], ys[s], np.float32(fluxes[s])
+        reach = min(radii[s], (profile.size - 2) * step)
+        px, py = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        x0, y0, width, height = stamp_box(x, y, reach, nx, ny)
+        for j in range(y0, y0 + height):
+            row = abs(j - py)
+            for i in range(x0, x0 + width):
+                if row <= RADIUS and abs(i - px) <= RADIUS:
+                    continue
+                r = np.float32(np.sqrt((j - y) * (j - y) + (i - x) * (i - x)))
+                if r <= reach:
+                    k = int(r * inverse)
+                    t = r * inverse - np.float32(k)
+                    image[j, i] += flux * (profile[k] + t * (profile[k + 1] - profile[k]))
 
 
 @njit("f8(f8, f8, f8, f8)", cache=True, nogil=True, inline="always")
@@ -213,18 +254,20 @@ def paint_radius(flux: float, sigma: float, least: float, scale: float) -> float
 
 
 @njit(
-    "UniTuple(f8, 4)(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], f8, f8, f8, f8, f8, f8, f8)",
+    "i8(f4[:, ::1], f4[:, ::1], b1[:, ::1], i8, i8, i8, i8, f4[::1], f8, f8, f8, f8, f8, f8, f8, f4[::1], f4[::1])",
     cache=True,
     nogil=True,
     fastmath=True,
 )
-def _correction(
+def stamp_weights(
     data: np.ndarray,
     residual: np.ndarray,
     usable: np.ndarray,
+    ix0: int,
+    iy0: int,
+    width: int,
+    height: int,
     value: np.ndarray,
-    value_x: np.ndarray,
-    value_y: np.ndarray,
     x: float,
     y: float,
     f: float,
@@ -232,41 +275,72 @@ def _correction(
     radius: float,
     gain: float,
     model_error: float,
-) -> tuple[float, float, float, float]:
-    """One weighted least-squares step for flux, x, y of a source from the residual image: their changes, error of the flux.
+    weight: np.ndarray,
+    rest: np.ndarray,
+) -> int:
+    """Inverse variances (0 where unusable or farther than `radius`) and residuals of a stamp, row after row.
 
-    `value` and its derivatives are the source's PSF on the stamp of `stamp_box`. The error is 0 where nothing can be fitted.
+    The variance of a pixel is sky + light / gain + (model_error f P)^2, where light is that of all models there.
+
+    Returns
+    -------
+    number of pixels that count
     """
-    ix0, iy0, width, height = stamp_box(x, y, radius, residual.shape[1], residual.shape[0])
-    a00 = a01 = a02 = a11 = a12 = a22 = b0 = b1 = b2 = 0.0
-    used = 0
+    used = np.float32(0.0)
+    fx, fy, r2 = np.float32(ix0 - x), np.float32(iy0 - y), np.float32(radius * radius)
+    per_electron, floor, share = np.float32(1.0 / gain), np.float32(sky), np.float32(model_error * f)
     for j in range(height):
-        dy2 = (iy0 + j - y) * (iy0 + j - y)
+        dy2 = (fy + np.float32(j)) * (fy + np.float32(j))
+        d, r = data[iy0 + j, ix0 : ix0 + width], residual[iy0 + j, ix0 : ix0 + width]
+        good = usable[iy0 + j, ix0 : ix0 + width]
+        first = j * width
+        p, w, out = value[first : first + width], weight[first : first + width], rest[first : first + width]
         for i in range(width):
-            if dy2 + (ix0 + i - x) * (ix0 + i - x) > radius * radius or not usable[iy0 + j, ix0 + i]:
-                continue
-            p = float(value[j, i])
-            r = float(residual[iy0 + j, ix0 + i])
-            light = max(float(data[iy0 + j, ix0 + i]) - r, 0.0)
-            bias = model_error * f * p
-            w = 1.0 / (sky + light / gain + bias * bias)
-            px, py = f * float(value_x[j, i]), f * float(value_y[j, i])
-            a00 += w * p * p
-            a01 += w * p * px
-            a02 += w * p * py
-            a11 += w * px * px
-            a12 += w * px * py
-            a22 += w * py * py
-            b0 += w * p * r
-            b1 += w * px * r
-            b2 += w * py * r
-            used += 1
+            dx = fx + np.float32(i)
+            bias = share * p[i]
+            variance = floor + per_electron * max(d[i] - r[i], np.float32(0.0)) + bias * bias
+            counts = np.float32(1.0) if good[i] and dx * dx + dy2 <= r2 else np.float32(0.0)
+            w[i] = counts / variance
+            out[i] = r[i]
+            used += counts
+    return int(used)
+
+
+@njit("UniTuple(f8, 4)(f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], i8, f8)", cache=True, nogil=True, fastmath=True)
+def _correction(
+    value: np.ndarray,
+    value_x: np.ndarray,
+    value_y: np.ndarray,
+    weight: np.ndarray,
+    rest: np.ndarray,
+    n: int,
+    f: float,
+) -> tuple[float, float, float, float]:
+    """One weighted least-squares step for flux, x, y of a source of flux f from its residuals: changes, error of the flux.
+
+    The error is 0 where nothing can be fitted.
+    """
+    zero = np.float32(0.0)
+    s00 = s01 = s02 = s11 = s12 = s22 = t0 = t1 = t2 = zero
+    for k in range(n):
+        p, px, py, r = value[k], value_x[k], value_y[k], rest[k]
+        wp, wx, wy = weight[k] * p, weight[k] * px, weight[k] * py
+        s00 += wp * p
+        s01 += wp * px
+        s02 += wp * py
+        s11 += wx * px
+        s12 += wx * py
+        s22 += wy * py
+        t0 += wp * r
+        t1 += wx * r
+        t2 += wy * r
+    a00, a01, a02, b0 = float(s00), f * float(s01), f * float(s02), float(t0)
     # a step in position of half a pixel costs one sigma: hopeless blends stay put
-    a11 += 4.0
-    a22 += 4.0
+    a11, a12, a22 = f * f * float(s11) + 4.0, f * f * float(s12), f * f * float(s22) + 4.0
+    b1, b2 = f * float(t1), f * float(t2)
     d0 = a11 * a22 - a12 * a12
     det = a00 * d0 - a01 * (a01 * a22 - a12 * a02) + a02 * (a01 * a12 - a11 * a02)
-    if used < 5 or det <= 0.0 or a00 <= 0.0:
+    if det <= 0.0 or a00 <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     i00 = d0 / det
     i01 = (a02 * a12 - a01 * a22) / det
@@ -277,6 +351,16 @@ def _correction(
     dx = min(0.4, max(-0.4, i01 * b0 + i11 * b1 + i12 * b2))
     dy = min(0.4, max(-0.4, i02 * b0 + i12 * b1 + i22 * b2))
     return i00 * b0 + i01 * b1 + i02 * b2, dx, dy, np.sqrt(i00)
+
+
+@njit("void(u1[:, ::1], f8, f8, f8)", cache=True, nogil=True, inline="always")
+def _wake(due: np.ndarray, x: float, y: float, change: float) -> None:
+    """Mark the cells around a source whose flux moved `change` times the noise of a faint source: the more, the wider."""
+    reach = 1 if change < 1.0 else (2 if change < 10.0 else 4)
+    cy, cx = int(y) // CELL, int(x) // CELL
+    for b in range(max(0, cy - reach), min(due.shape[0], cy + reach + 1)):
+        for a in range(max(0, cx - reach), min(due.shape[1], cx + reach + 1)):
+            due[b, a] = 1
 
 
 @njit(
@@ -318,9 +402,9 @@ def fit_sweep(
     usable : (ny, nx) bool
     phased : PSF coefficients
     xs, ys : pixels; fluxes, errors : DN (updated); skies : sky variance at the source, DN^2
-    fit_radii : pixels, radius of the pixels used; radii : pixels, radius painted (updated)
+    fit_radii : pixels, radius of the pixels used, at most `radii`; radii : pixels, radius painted (updated)
     alive : bool, sources that exist (updated: a source fainter than `keep` sigmas is taken out)
-    due, next_due : (ceil(ny / 8), ceil(nx / 8)) uint8: cells to be refitted now, and filled with those of the next sweep
+    due, next_due : (ceil(ny / CELL), ceil(nx / CELL)) uint8: cells to be refitted now, and filled with those of the next sweep
     gain : e-/DN;  model_error : error of the PSF as a fraction of its value in a pixel
 
     Returns
@@ -330,46 +414,48 @@ def fit_sweep(
     ny, nx = residual.shape
     local = np.zeros((OVERSAMPLING, NODES, HALF_NODES), np.float32)
     rows = np.empty((2, NODES, PAD), np.float32)
-    value, value_x = np.empty((PAD, PAD), np.float32), np.empty((PAD, PAD), np.float32)
-    value_y = np.empty((PAD, PAD), np.float32)
+    value, value_x = np.empty(PAD * PAD, np.float32), np.empty(PAD * PAD, np.float32)
+    value_y, weight = np.empty(PAD * PAD, np.float32), np.empty(PAD * PAD, np.float32)
+    rest = np.empty(PAD * PAD, np.float32)
     phi = np.empty(6)
-    worked = 0
+    worked, tile = 0, -1
     next_due[:] = 0
     for s in range(xs.size):
         x, y, f = xs[s], ys[s], fluxes[s]
-        cy, cx = min(due.shape[0] - 1, max(0, int(y) // 8)), min(due.shape[1] - 1, max(0, int(x) // 8))
+        cy, cx = min(due.shape[0] - 1, max(0, int(y) // CELL)), min(due.shape[1] - 1, max(0, int(x) // CELL))
         if not alive[s] or due[cy, cx] == 0:
             continue
         worked += 1
-        radius = fit_radii[s]
-        ix0, iy0, width, height = stamp_box(x, y, radius, nx, ny)
-        local_psf(phased, x, y, nx, ny, max(radius, radii[s]) + 1.0, phi, local)
+        ix0, iy0, width, height = stamp_box(x, y, radii[s], nx, ny)
         new_flux, dx, dy = -1.0, 0.0, 0.0
         if width > 0 and height > 0:
+            tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
             render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, True)
-            df, dx, dy, error = _correction(
-                data, residual, usable, value, value_x, value_y, x, y, f, skies[s], radius, gain, model_error
-            )
-            if error > 0.0:
+            used = stamp_weights(
+                data, residual, usable, ix0, iy0, width, height, value, x, y, f, skies[s], fit_radii[s], gain,
+                model_error, weight, rest,
+            )  # fmt: skip
+            df, dx, dy, error = _correction(value, value_x, value_y, weight, rest, width * height, f)
+            if error > 0.0 and used >= 5:
                 new_flux, errors[s] = f + df, error
         inside = x + dx > -0.5 and y + dy > -0.5 and x + dx < nx - 0.5 and y + dy < ny - 0.5
-        _add(residual, local, x, y, f, radii[s], value, value_x, value_y, rows)
-        changed = True
-        if new_flux <= keep * errors[s] or not inside:
+        lives = new_flux > keep * errors[s] and inside
+        change, move = abs(new_flux - f), (abs(dx) + abs(dy)) * new_flux
+        if lives and change < CONVERGED * errors[s] and move < 2.0 * CONVERGED * errors[s]:
+            continue
+        add_stamp(residual, ix0, iy0, width, height, value, np.float32(f))
+        if not lives:
             alive[s] = False
-        else:
-            sigma = np.sqrt(skies[s])
-            xs[s], ys[s], fluxes[s] = x + dx, y + dy, new_flux
-            radii[s] = max(paint_radius(new_flux, sigma, least_radius, radius_scale), min(radius, 1.0 * RADIUS))
-            if radii[s] > radius:
-                local_psf(phased, x, y, nx, ny, radii[s] + 1.0, phi, local)
-            _add(residual, local, xs[s], ys[s], -new_flux, radii[s], value, value_x, value_y, rows)
-            change = abs(new_flux - f)
-            move = abs(dx) + abs(dy)
-            changed = change > 0.1 * errors[s] or move * new_flux > 0.2 * errors[s]
-        if changed:
-            reach = 1 if radii[s] <= 8.0 else 2
-            for b in range(max(0, cy - reach), min(due.shape[0], cy + reach + 1)):
-                for a in range(max(0, cx - reach), min(due.shape[1], cx + reach + 1)):
-                    next_due[b, a] = 1
+            _wake(next_due, x, y, f / (4.0 * np.sqrt(skies[s])))
+            continue
+        sigma = np.sqrt(skies[s])
+        x, y = x + dx, y + dy
+        xs[s], ys[s], fluxes[s] = x, y, new_flux
+        radii[s] = max(paint_radius(new_flux, sigma, least_radius, radius_scale), min(fit_radii[s], 1.0 * RADIUS))
+        ix0, iy0, width, height = stamp_box(x, y, radii[s], nx, ny)
+        tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+        render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, False)
+        add_stamp(residual, ix0, iy0, width, height, value, np.float32(-new_flux))
+        if change > 0.1 * errors[s] or move > 0.2 * errors[s]:
+            _wake(next_due, x, y, max(change, move) / (4.0 * sigma))
     return worked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numba import njit
 
@@ -41,6 +43,29 @@ def sorting_network(n: int) -> np.ndarray:
     return np.array(pairs, np.int32).reshape(-1, 2)
 
 
+def selection_network(n: int, wanted: Iterable[int]) -> np.ndarray:
+    """Comparators of `sorting_network` on which some of the sorted outputs depend; the other outputs stay unsorted.
+
+    Parameters
+    ----------
+    n : int
+        Number of inputs.
+    wanted : iterable of int
+        Wires that must end with their order statistic, from 0.
+
+    Returns
+    -------
+    (m, 2) int32
+        Pairs (low wire, high wire) in order of execution.
+    """
+    needed, kept = set(wanted), []
+    for low, high in sorting_network(n)[::-1].tolist():
+        if low in needed or high in needed:
+            kept.append((low, high))
+            needed |= {low, high}
+    return np.array(kept[::-1], np.int32).reshape(-1, 2)
+
+
 @njit("void(float32[:, ::1], int32[:, ::1], int64)", cache=True, nogil=True, error_model="numpy", fastmath=True)
 def _sort_wires(wires: np.ndarray, network: np.ndarray, width: int) -> None:
     """Sort `wires` (n, LANES) along the first axis in each of the first `width` lanes."""
@@ -56,7 +81,7 @@ def _sort_wires(wires: np.ndarray, network: np.ndarray, width: int) -> None:
 
 @njit(
     "int64(float32[:, ::1], int32[:, ::1], int64, float32, float32, float32, float32, float32,"
-    " float32[::1], float32[::1], float32[::1])",
+    " float32[::1], float32[::1], float32[::1], uint8[::1])",
     cache=True,
     nogil=True,
     error_model="numpy",
@@ -66,40 +91,45 @@ def clipped_stack(
     samples: np.ndarray,
     network: np.ndarray,
     trim: int,
-    spread_to_sigma: float,
+    half_to_sigma: float,
     kappa: float,
-    sigma_floor: float,
+    typical: float,
     std_factor: float,
     error_factor: float,
     mean: np.ndarray,
     std: np.ndarray,
     error: np.ndarray,
+    rejected: np.ndarray,
 ) -> int:
     """Outlier-rejected mean, standard deviation and standard error of each pixel of a stack.
 
-    Samples further from the pixel's median than kappa * max(sigma, sigma_floor) are rejected, where sigma is the
-    distance between two symmetric order statistics, which a few outliers cannot move.
+    Samples further from the pixel's median than kappa * max(sigma, typical) are rejected. sigma is the smaller of the
+    distances of two symmetric order statistics from the median, so that outliers on one side alone, which is what
+    radiation makes, cannot move it while they are fewer than half. `typical` is the noise of a typical pixel: that of
+    one pixel's few samples is uncertain and would reject good samples.
 
     Parameters
     ----------
     samples : (n, m) float32
         n frames of m pixels; finite.
     network : (c, 2) int32
-        `sorting_network(n)`.
+        `selection_network` of the wires `trim`, (n - 1) // 2, n // 2 and n - 1 - `trim`.
     trim : int
-        Order statistics number `trim` and n - 1 - `trim` are used; up to `trim` outliers on one side do no harm.
-    spread_to_sigma : float
-        1 / (expected distance of these two order statistics for unit normal noise).
+        Order statistics number `trim` and n - 1 - `trim` are used.
+    half_to_sigma : float
+        1 / (expected smaller distance of these two from the median, for unit normal noise).
     kappa : float
         Rejection limit, sigmas.
-    sigma_floor : float
-        Smallest sigma, unit of the samples (quantised data can have a spread of zero).
+    typical : float
+        Smallest sigma, unit of the samples.
     std_factor : float
         By which the deviation of the kept samples is multiplied, to undo what the clipping takes off normal noise.
     error_factor : float
         The same for the standard error, whose clipped mean scatters a little more than a plain one.
     mean, std, error : (m,) float32
         Written: mean, standard deviation (n - 1) of the kept samples, and the latter over the root of their number.
+    rejected : (m,) uint8
+        Written: number of rejected samples.
 
     Returns
     -------
@@ -123,8 +153,8 @@ def clipped_stack(
         _sort_wires(wires, network, width)
         for i in range(width):
             median[i] = np.float32(0.5) * (wires[(n - 1) // 2, i] + wires[n // 2, i])
-            spread = (wires[n - 1 - trim, i] - wires[trim, i]) * spread_to_sigma
-            limit[i] = kappa * max(spread, sigma_floor)
+            half = min(median[i] - wires[trim, i], wires[n - 1 - trim, i] - median[i])
+            limit[i] = kappa * max(half * half_to_sigma, typical)
             count[i] = 0
             total[i] = 0
             squares[i] = 0
@@ -144,6 +174,7 @@ def clipped_stack(
             deviation = std_factor * np.sqrt(variance)
             std[start + i] = deviation
             error[start + i] = error_factor * deviation / np.sqrt(c)
+            rejected[start + i] = np.uint8(np.float32(n) - count[i])
             kept_here += count[i]
         kept += int(kept_here)
     return kept

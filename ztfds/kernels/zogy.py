@@ -101,79 +101,35 @@ def add_products(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> 
             a[j, i] = a[j, i] * b[j, i] + c[j, i] * d[j, i]
 
 
-@njit("void(f4[:, ::1], i8, f4[:, ::1])", cache=True, nogil=True)
-def maximum_nearby(image: np.ndarray, reach: int, out: np.ndarray) -> None:
-    """Largest value, at least 0, within `reach` to `reach` + 2 pixels in both axes, for each 2 x 2 block of pixels.
-
-    Parameters
-    ----------
-    image : (ny, nx) float32
-        NaN counts as 0.
-    reach : int
-        Even.
-    out : (ny / 2, nx / 2, rounded up) float32
-        Written.
-    """
-    ny, nx = image.shape
-    my, mx = out.shape
-    blocks, rows = np.zeros((my, mx), np.float32), np.zeros((my, mx), np.float32)
-    for j in range(ny):
-        for i in range(nx):
-            v = image[j, i]
-            if v > blocks[j // 2, i // 2]:
-                blocks[j // 2, i // 2] = v
-    half = reach // 2
-    for j in range(my):
-        for b in range(max(0, j - half), min(my, j + half + 1)):
-            for i in range(mx):
-                rows[j, i] = max(rows[j, i], blocks[b, i])
-    for j in range(my):
-        for i in range(mx):
-            out[j, i] = rows[j, i]
-        for a in range(1, half + 1):
-            for i in range(mx - a):
-                out[j, i] = max(out[j, i], rows[j, i + a])
-            for i in range(a, mx):
-                out[j, i] = max(out[j, i], rows[j, i - a])
-
-
-@njit("void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4, f4, f4, f4[:, ::1])", cache=True, nogil=True)
+@njit("void(f4[:, ::1], f4[:, ::1], f4, f4, f4, f4[:, ::1])", cache=True, nogil=True)
 def corrected_score(
-    score: np.ndarray,
-    score_ref: np.ndarray,
-    brightest: np.ndarray,
-    var_x: float,
-    var_y: float,
-    var_psf: float,
-    variance: np.ndarray,
+    score: np.ndarray, score_ref: np.ndarray, var_x: float, var_y: float, var_psf: float, variance: np.ndarray
 ) -> None:
     """Scorr = S / sqrt(V + V_ast + V_psf), written over the variance V (eqs 25, 30 of Zackay et al. 2016).
 
     V_ast = var_x (dS_R/dx)^2 + var_y (dS_R/dy)^2 with central differences: what a wrong registration by sqrt(var_x),
     sqrt(var_y) pixels makes of the reference's sources. Only the *relative* registration matters for a difference,
     so the term is applied once, to the reference's part: a new source loses no significance by it.
-    V_psf = var_psf B^2 with B the brightest S_R nearby: what errors of the PSF models and of the flux scale leave
-    around a star.
+    V_psf = var_psf S_R^2: what errors of the PSF models and of the flux scale, and the light that undersampling folds
+    about, leave of a star. Measured on stars the residual falls off with their distance as S_R itself.
 
     Parameters
     ----------
     score, score_ref : (ny, nx) float32, DN
-    brightest : (ny / 2, nx / 2, rounded up) float32, DN
-        `maximum_nearby` of score_ref.
     var_x, var_y : float, px^2
     var_psf : float, dimensionless
     variance : (ny, nx) float32, DN^2
         Replaced by Scorr (dimensionless); NaN stays NaN.
     """
     ny, nx = score.shape
+    half = np.float32(0.5)
     for j in range(ny):
         up, down = score_ref[max(j - 1, 0)], score_ref[min(j + 1, ny - 1)]
-        row, near = score_ref[j], brightest[j // 2]
+        row = score_ref[j]
         for i in range(nx):
-            gx = np.float32(0.5) * (row[min(i + 1, nx - 1)] - row[max(i - 1, 0)])
-            gy = np.float32(0.5) * (down[i] - up[i])
-            light = near[i // 2]
-            v = variance[j, i] + var_x * gx * gx + var_y * gy * gy + var_psf * light * light
+            gx = half * (row[min(i + 1, nx - 1)] - row[max(i - 1, 0)])
+            gy = half * (down[i] - up[i])
+            v = variance[j, i] + var_x * gx * gx + var_y * gy * gy + var_psf * row[i] * row[i]
             variance[j, i] = score[j, i] / np.sqrt(max(v, TINY)) if v == v else v
 
 
@@ -377,14 +333,37 @@ def _solve(matrix: np.ndarray, vector: np.ndarray, n: int) -> bool:
     return True
 
 
+@njit("f8(f8[:, ::1], f4[:, ::1], i8, i8, f4[:, ::1])", cache=True, nogil=True, fastmath=True)
+def _weighted_noise(weights: np.ndarray, variance: np.ndarray, y: int, x: int, psf: np.ndarray) -> float:
+    """Variance of sum_j w(j) (noise convolved with psf)(j) for white noise: sum_p variance(p) (sum_j w(j) psf(j - p))^2.
+
+    Pixels farther than 2 px outside the window of the weights are left out: the weights vanish towards its rim.
+    """
+    n, r = weights.shape[0], psf.shape[0] // 2
+    half = n // 2
+    total = 0.0
+    for b in range(-2, n + 2):
+        row = variance[y - half + b]
+        for a in range(-2, n + 2):
+            part = 0.0
+            for j in range(max(0, b - r), min(n, b + r + 1)):
+                for i in range(max(0, a - r), min(n, a + r + 1)):
+                    part += weights[j, i] * psf[r + j - b, r + i - a]
+            total += float(row[x - half + a]) * part * part
+    return total
+
+
 @njit(
-    "void(f4[:, ::1], f4[:, ::1], i8[::1], i8[::1], i8[::1], f4[:, :, ::1], f4[:, :, ::1], i8, f8[:, ::1])",
+    "void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], i8[::1], i8[::1], i8[::1], f4[:, :, ::1], f4[:, :, ::1], i8,"
+    " f8[:, ::1])",
     cache=True,
     nogil=True,
 )
 def match_stars(
     new: np.ndarray,
     ref: np.ndarray,
+    var_new: np.ndarray,
+    var_ref: np.ndarray,
     ys: np.ndarray,
     xs: np.ndarray,
     which: np.ndarray,
@@ -398,12 +377,15 @@ def match_stars(
     A = Pr * N and B = Pn * R have the same shape where the PSFs are right; the fit
     A = ratio (B - dx dB/dx - dy dB/dy) + constant over (2 half + 1)^2 pixels gives what the difference needs, with
     whatever centring convention the PSF models have and whatever neighbours the star has. Derivatives are central
-    differences of fourth order (of second order they would be 10 % too small at this sampling).
+    differences of fourth order (of second order they would be 10 % too small at this sampling). The shifts are linear in
+    A - ratio B, so that their errors follow exactly from the pixel variances of both images through the two PSFs.
 
     Parameters
     ----------
     new, ref : (ny, nx) float32, DN
         Background-subtracted, on one grid.
+    var_new, var_ref : (ny, nx) float32, DN^2
+        Pixel variances.
     ys, xs : (n,) int64
         Star pixels, at least half + 2 + size // 2 from the edges.
     which : (n,) int64
@@ -412,37 +394,52 @@ def match_stars(
         Point-spread functions, sum 1, size odd.
     half : int
         Half size of the fitted window, pixels.
-    out : (n, 4) float64
-        Written: ratio N / R, dx, dy (where N is, relative to R, px), relative RMS residual; NaN where the fit fails.
+    out : (n, 6) float64
+        Written: ratio N / R, dx, dy (where N is, relative to R, px), relative RMS residual, 1-sigma errors of dx and dy (px);
+        NaN where the fit fails.
     """
-    wide = half + 2
+    wide, side = half + 2, 2 * half + 1
     a = np.empty((2 * wide + 1, 2 * wide + 1))
     b = np.empty((2 * wide + 1, 2 * wide + 1))
-    normal, right, base = np.empty((4, 4)), np.empty(4), np.empty(4)
+    normal, right = np.empty((4, 4)), np.empty(4)
+    base, weights = np.empty((4, side, side)), np.empty((side, side))
     for s in range(ys.size):
-        _convolve_stamp(new, ys[s], xs[s], psfs_ref[which[s]], wide, a)
-        _convolve_stamp(ref, ys[s], xs[s], psfs_new[which[s]], wide, b)
+        pn, pr = psfs_new[which[s]], psfs_ref[which[s]]
+        _convolve_stamp(new, ys[s], xs[s], pr, wide, a)
+        _convolve_stamp(ref, ys[s], xs[s], pn, wide, b)
         normal[:], right[:] = 0.0, 0.0
         power = 0.0
-        for j in range(2, 2 * wide - 1):
-            for i in range(2, 2 * wide - 1):
-                base[0] = b[j, i]
-                base[1] = (b[j, i + 2] - b[j, i - 2] - 8 * (b[j, i + 1] - b[j, i - 1])) / 12
-                base[2] = (b[j + 2, i] - b[j - 2, i] - 8 * (b[j + 1, i] - b[j - 1, i])) / 12
-                base[3] = 1.0
+        for v in range(side):
+            for u in range(side):
+                j, i = v + 2, u + 2
+                base[0, v, u] = b[j, i]
+                base[1, v, u] = (b[j, i + 2] - b[j, i - 2] - 8 * (b[j, i + 1] - b[j, i - 1])) / 12
+                base[2, v, u] = (b[j + 2, i] - b[j - 2, i] - 8 * (b[j + 1, i] - b[j - 1, i])) / 12
+                base[3, v, u] = 1.0
                 power += a[j, i] * a[j, i]
                 for p in range(4):
-                    right[p] += base[p] * a[j, i]
+                    right[p] += base[p, v, u] * a[j, i]
                     for q in range(4):
-                        normal[p, q] += base[p] * base[q]
-        copy = right.copy()
-        if not _solve(normal, right, 4) or right[0] <= 0.0:
+                        normal[p, q] += base[p, v, u] * base[q, v, u]
+        copy, fit = right.copy(), right.copy()
+        if not _solve(normal.copy(), fit, 4) or fit[0] <= 0.0:
             out[s, :] = np.nan
             continue
         explained = 0.0
         for p in range(4):
-            explained += right[p] * copy[p]
-        out[s, 0] = right[0]
-        out[s, 1] = right[1] / right[0]
-        out[s, 2] = right[2] / right[0]
+            explained += fit[p] * copy[p]
+        out[s, 0] = fit[0]
         out[s, 3] = np.sqrt(max(power - explained, 0.0) / max(power, 1e-30))
+        for axis in range(2):
+            shift = fit[1 + axis] / fit[0]
+            right[:] = 0.0
+            right[0], right[1 + axis] = -shift / fit[0], 1.0 / fit[0]
+            _solve(normal.copy(), right, 4)  # row of the inverse that makes this shift of the data
+            for v in range(side):
+                for u in range(side):
+                    weights[v, u] = 0.0
+                    for p in range(4):
+                        weights[v, u] += right[p] * base[p, v, u]
+            noise = _weighted_noise(weights, var_new, ys[s], xs[s], pr)
+            noise += fit[0] * fit[0] * _weighted_noise(weights, var_ref, ys[s], xs[s], pn)
+            out[s, 1 + axis], out[s, 4 + axis] = shift, np.sqrt(noise)

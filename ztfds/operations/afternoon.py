@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,29 +15,33 @@ from astropy.io import fits
 
 from ztfds.calibration.bias import stack_bias
 from ztfds.calibration.flat import stack_flat
-from ztfds.calibration.products import CalibrationImage, accept
+from ztfds.calibration.products import CalibrationImage, accept, with_low_frequency
+from ztfds.config.detrend import AcceptanceConfig
+from ztfds.detrend.history import Departure, flags, judge
 from ztfds.formats.atomic import Written, sha256_of
 from ztfds.formats.images import read_image, write_image
 from ztfds.formats.manifests import Manifest, read_manifest
-from ztfds.formats.raw import RawCcd, RawQuadrant, read_raw
+from ztfds.formats.raw import RawQuadrant, read_raw
 from ztfds.operations.context import Context
 from ztfds.operations.receive import FIRST_NIGHT, exposure_values, identity, move
 from ztfds.registry import calibrations, exposures, receipts
-from ztfds.registry.calibrations import BIAS, FLAT
-from ztfds.registry.database import Cursor, fetch_all, transaction
+from ztfds.registry.calibrations import BIAS, FLAT, LAMP
+from ztfds.registry.database import Cursor, fetch_all, session, transaction
 from ztfds.registry.products import Parent, Step, Subject
 from ztfds.registry.runner import OutputFile, Outputs, Registered, Runner
 from ztfds.survey import ids, names
 from ztfds.survey.camera import rcid as rcid_of
-from ztfds.survey.errors import BadData, BadName, CalibrationMissing, FilesMissing
+from ztfds.survey.errors import BadData, BadName, CalibrationMissing, FilesMissing, ZtfdsError
 from ztfds.survey.filters import by_fid
 from ztfds.survey.names import RawName
 
 log = logging.getLogger(__name__)
 
-BIAS_STEP, FLAT_STEP = Step(BIAS, "1"), Step(FLAT, "1")
+BIAS_STEP, FLAT_STEP = Step(BIAS, "2"), Step(FLAT, "2")
 MEMORY_BYTES = 600_000_000
 """Raw frames held at once while stacking; more are read in several passes over the files."""
+UNUSABLE = (BadData, CalibrationMissing, FilesMissing)
+"""What keeps one quadrant from a calibration and says nothing against the others: a reason, no error."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,58 @@ class Made:
 
 
 @dataclass(frozen=True)
-class _Stacked:
-    """A stacked calibration image with the decision about it."""
+class Channel:
+    """A calibration of one readout channel and night: type, night number, CCD, quadrant, filter (0 for a bias)."""
+
+    caltype: str
+    nid: int
+    ccdid: int
+    qid: int
+    fid: int
+
+    @property
+    def rcid(self) -> int:
+        """Readout channel 0..63."""
+        return rcid_of(self.ccdid, self.qid)
+
+    @property
+    def jd(self) -> float:
+        """From when it is valid: the start of the night."""
+        return ids.NID_ZERO_JD + self.nid
+
+    @property
+    def calid(self) -> int:
+        """Calibration number."""
+        return ids.calid(self.nid, self.rcid, ids.calibration_sequence(self.caltype, self.fid))
+
+    @property
+    def subject(self) -> Subject:
+        """What an execution that makes it is about."""
+        dataset = f"cal/{ids.night_date(self.nid)}/{self.caltype}/{self.fid}/rcid{self.rcid:02d}"
+        return Subject(dataset, nid=self.nid, fid=self.fid, ccdid=self.ccdid, rcid=self.rcid)
+
+    def not_made(self, error: ZtfdsError) -> Made:
+        """The result where there is none."""
+        return Made(self.caltype, self.rcid, self.fid, False, f"{error.code}: {error.message}")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A raw frame in memory: its row, primary header and one quadrant."""
+
+    row: Mapping[str, Any]
+    header: fits.Header
+    quadrant: RawQuadrant
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A calibration image with the decision about it, and what of its figures departs from the channel's history."""
 
     image: CalibrationImage
     accepted: bool
     reason: str
+    departures: Sequence[Departure] = ()
 
 
 def calibrate_ccd(context: Context, night: str, ccdid: int, run_id: str | None = None, attempt: int = 1) -> list[Made]:
@@ -86,8 +136,8 @@ def calibrate_ccd(context: Context, night: str, ccdid: int, run_id: str | None =
     Returns
     -------
     list of Made
-        One per quadrant and calibration. Too few frames, or an image that is refused, is no error: the last accepted one is
-        used however old it is.
+        One per quadrant and calibration. Too few frames, an image that is refused, or an earlier calibration that cannot be
+        read is no error: the last accepted one is used however old it is.
 
     Raises
     ------
@@ -105,130 +155,170 @@ def calibrate_ccd(context: Context, night: str, ccdid: int, run_id: str | None =
 
 
 def _stack_all(
-    context: Context, runner: Runner, nid: int, ccdid: int, caltype: str, fid: int, frames: Sequence[dict[str, Any]]
+    context: Context, runner: Runner, nid: int, ccdid: int, caltype: str, fid: int, rows: Sequence[dict[str, Any]]
 ) -> list[Made]:
     """Calibrations of one type and filter of the four quadrants."""
     least = (context.config.bias if caltype == BIAS else context.config.flat).min_frames
-    if len(frames) < least:
-        reason = f"{len(frames)} frames, at least {least} are needed"
+    if len(rows) < least:
+        reason = f"{len(rows)} frames, at least {least} are needed"
         return [Made(caltype, rcid_of(ccdid, qid), fid, False, reason) for qid in (1, 2, 3, 4)]
     made = []
-    for qid, raws in _quadrants(context, frames):
+    for qid, frames in _quadrants(context, rows):
+        channel = Channel(caltype, nid, ccdid, qid, fid)
         try:
-            made.append(_stack_one(context, runner, nid, ccdid, caltype, fid, qid, frames, raws))
-        except (BadData, CalibrationMissing) as error:
-            made.append(Made(caltype, rcid_of(ccdid, qid), fid, False, f"{error.code}: {error.message}"))
+            made.append(_stack_one(context, runner, channel, frames))
+        except UNUSABLE as error:
+            made.append(channel.not_made(error))
     return made
 
 
-def _quadrants(
-    context: Context, frames: Sequence[dict[str, Any]]
-) -> Iterator[tuple[int, list[tuple[RawCcd, RawQuadrant]]]]:
+def _quadrants(context: Context, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[_Frame]]]:
     """Raw frames quadrant by quadrant, as many quadrants per pass over the files as fit into memory."""
     ny, nx = context.camera.quadrant_shape
-    at_once = max(1, min(4, MEMORY_BYTES // (len(frames) * ny * (nx + context.camera.overscan_columns) * 2)))
+    at_once = max(1, min(4, MEMORY_BYTES // (len(rows) * ny * (nx + context.camera.overscan_columns) * 2)))
     for first in range(1, 5, at_once):
         chosen = list(range(first, min(first + at_once, 5)))
-        held: dict[int, list[tuple[RawCcd, RawQuadrant]]] = {qid: [] for qid in chosen}
-        for row in frames:
-            ccd = read_raw(context.archive / row["path"], context.camera.quadrant_shape)
-            empty = RawCcd(ccd.header, ccd.name, ())  # so that the other quadrants can be forgotten
+        held: dict[int, list[_Frame]] = {qid: [] for qid in chosen}
+        for row in rows:
+            try:
+                ccd = read_raw(context.archive / row["path"], context.camera.quadrant_shape)
+            except (BadData, FilesMissing) as error:
+                log.warning("%s is left out of the calibrations: %s: %s", row["filename"], error.code, error.message)
+                continue
             for qid in chosen:
-                held[qid].append((empty, ccd.quadrants[qid - 1]))
+                held[qid].append(_Frame(row, ccd.header, ccd.quadrants[qid - 1]))
         for qid in chosen:
             yield qid, held.pop(qid)
 
 
-def _stack_one(
+def _stack_one(context: Context, runner: Runner, channel: Channel, frames: Sequence[_Frame]) -> Made:
+    """Make and register one bias or flat; a flat is divided by the lamp correction where one is valid."""
+    settings = context.config.bias if channel.caltype == BIAS else context.config.flat
+    if len(frames) < settings.min_frames:
+        raise CalibrationMissing(f"{len(frames)} frames can be read, at least {settings.min_frames} are needed")
+    parents = [Parent(int(frame.row["product_id"]), frame.row["provenance_id"]) for frame in frames]
+    bias_row = lamp_row = None
+    if channel.caltype == FLAT:
+        with session(context.dsn):
+            bias_row = calibrations.valid(context.dsn, BIAS, channel.rcid, 0, channel.jd)
+            lamp_row = calibrations.find(context.dsn, LAMP, channel.rcid, channel.fid, channel.jd)
+        parents += [Parent.of(row["data"]) for row in (bias_row, lamp_row) if row]
+
+    def compute() -> Stacked:
+        quadrants = [frame.quadrant for frame in frames]
+        if bias_row is None:
+            return judged(context, channel, stack_bias(quadrants, context.config.bias), settings)
+        bias, lamp = readable(context, bias_row), readable(context, lamp_row) if lamp_row else None
+        headers = [frame.header for frame in frames]
+        image = stack_flat(quadrants, bias, context.config.flat, lamp.data if lamp else None, headers)
+        image.header["LAMPID"] = (lamp_row["calid"] if lamp_row else 0, "lamp correction, 0 without")
+        return judged(context, channel, image, settings)
+
+    step = BIAS_STEP if channel.caltype == BIAS else FLAT_STEP
+    meta = {"lampid": lamp_row["calid"] if lamp_row else 0}
+    return register_map(context, runner, step, channel, parents, settings, compute, meta)
+
+
+def register_map(
     context: Context,
     runner: Runner,
-    nid: int,
-    ccdid: int,
-    caltype: str,
-    fid: int,
-    qid: int,
-    frames: Sequence[dict[str, Any]],
-    raws: Sequence[tuple[RawCcd, RawQuadrant]],
+    step: Step,
+    channel: Channel,
+    parents: Sequence[Parent],
+    settings: AcceptanceConfig,
+    compute: Callable[[], Stacked],
+    meta: Mapping[str, Any],
 ) -> Made:
-    """Make and register one calibration image."""
-    rcid, night_jd = rcid_of(ccdid, qid), ids.NID_ZERO_JD + nid
-    parents = [Parent(int(row["product_id"]), row["provenance_id"]) for row in frames]
-    bias: CalibrationImage | None = None
-    if caltype == FLAT:
-        bias_row = calibrations.valid(context.dsn, BIAS, rcid, 0, night_jd)
-        parents.append(Parent.of(bias_row["data"]))
-        bias = read_calibration(context, bias_row)
-
-    def compute() -> _Stacked:
-        before = calibrations.previous(context.dsn, caltype, rcid, fid, night_jd - 1e-6)
-        former = read_calibration(context, before) if before else None
-        quadrants, headers = [quadrant for _, quadrant in raws], [ccd.header for ccd, _ in raws]
-        if bias is None:
-            image = stack_bias(quadrants, context.config.bias)
-            return _Stacked(image, *accept(image, former, context.config.bias))
-        image = stack_flat(quadrants, bias, context.config.flat, headers=headers)
-        return _Stacked(image, *accept(image, former, context.config.flat))
-
-    subject = Subject(
-        f"cal/{ids.night_date(nid)}/{caltype}/{fid}/rcid{rcid:02d}", nid=nid, fid=fid, ccdid=ccdid, rcid=rcid
-    )
-    done = runner.execute(
-        BIAS_STEP if caltype == BIAS else FLAT_STEP,
-        subject,
-        parents,
-        context.config.bias if caltype == BIAS else context.config.flat,
-        compute,
-        lambda stacked: _outputs(subject, caltype, qid, len(raws), stacked),
-    )
+    """Compute a calibration image unless it exists, register it with its figures, and say what became of it."""
+    outputs = partial(_outputs, channel, meta, len(parents))
+    done = runner.execute(step, channel.subject, parents, settings, compute, outputs)
     if done.value is not None:
-        return Made(caltype, rcid, fid, done.value.accepted, done.value.reason)
+        return Made(channel.caltype, channel.rcid, channel.fid, done.value.accepted, done.value.reason)
     row = fetch_all(
         context.dsn, "select accepted, reason from calibrations where provenance_id = %s", (done.provenance_id,)
     )
-    return Made(caltype, rcid, fid, row[0]["accepted"], row[0]["reason"])
+    return Made(channel.caltype, channel.rcid, channel.fid, row[0]["accepted"], row[0]["reason"])
 
 
-def _outputs(subject: Subject, caltype: str, qid: int, nframes: int, stacked: _Stacked) -> Outputs:
+def judged(context: Context, channel: Channel, image: CalibrationImage, settings: AcceptanceConfig) -> Stacked:
+    """Hold a new image against the last good one, and its figures against the channel's history.
+
+    A last good one that cannot be read is compared by the figures that the registry has of it.
+    """
+    before = calibrations.find(context.dsn, channel.caltype, channel.rcid, channel.fid, channel.jd - 1e-6)
+    former, note = None, ""
+    if before:
+        try:
+            former = readable(context, before)
+        except FilesMissing as error:
+            note = f"; compared by figures only: {error.message}"
+            log.warning("rcid %d %s: %s", channel.rcid, channel.caltype, error.message)
+    accepted, reason = accept(image, former, settings, metrics_of(before) if before else None)
+    quality = context.config.quality
+    rows = calibrations.trend(
+        context.dsn, channel.caltype, channel.rcid, channel.fid, channel.jd - 1e-6, quality.history, good=True
+    )
+    departures = judge(image.qa, [row["metrics"] for row in rows], quality.trend_rules, quality)
+    return Stacked(image, accepted, reason + note, departures)
+
+
+def _outputs(channel: Channel, meta: Mapping[str, Any], nparents: int, stacked: Stacked) -> Outputs:
     """Files and rows of one calibration image."""
-    assert subject.nid is not None and subject.ccdid is not None and subject.rcid is not None
-    date, code = ids.night_date(subject.nid), by_fid(subject.fid).code if subject.fid else "00"
-    nid, ccdid, rcid, fid = subject.nid, subject.ccdid, subject.rcid, subject.fid or 0
-    header = stacked.image.header.copy()
+    date, code = ids.night_date(channel.nid), by_fid(channel.fid).code if channel.fid else "00"
+    caltype, image, bits_set = channel.caltype, stacked.image, flags(stacked.departures)
+    header = image.header.copy()
     header["NIGHTDAT"] = (date, "UT date of the frames")
-    header["NID"] = (nid, "night number")
-    header["CCDID"], header["QID"], header["RCID"] = ccdid, qid, rcid
-    header["FILTERID"] = (fid, "filter, 0 without")
-    header["CALID"] = (ids.calid(nid, rcid, ids.calibration_sequence(caltype, fid)), "calibration number")
+    header["NID"] = (channel.nid, "night number")
+    header["CCDID"], header["QID"], header["RCID"] = channel.ccdid, channel.qid, channel.rcid
+    header["FILTERID"] = (channel.fid, "filter, 0 without")
+    header["CALID"] = (channel.calid, "calibration number")
     header["ACCEPTED"] = (stacked.accepted, "compared with the last good one")
+    header["QAFLAGS"] = (bits_set, "figures that depart from the channel's history")
 
     def place(suffix: str) -> Any:
-        return lambda version: names.cal_path(date, caltype, code, ccdid, qid, suffix, version)
+        return lambda version: names.cal_path(date, caltype, code, channel.ccdid, channel.qid, suffix, version)
 
-    def register(cursor: Cursor, made: Registered) -> None:
-        calibrations.record(
-            cursor,
-            {
-                "calid": ids.calid(nid, rcid, ids.calibration_sequence(caltype, fid)),
-                "caltype": caltype,
-                "nid": nid,
-                "ccdid": ccdid,
-                "rcid": rcid,
-                "fid": fid,
-                "valid_from_jd": ids.NID_ZERO_JD + nid,
-                "provenance_id": made.provenance_id,
-                "data_id": made.products[caltype]["product_id"],
-                "unc_id": made.products[f"{caltype}unc"]["product_id"],
-                "cmask_id": made.products[f"{caltype}cmask"]["product_id"],
-                "accepted": stacked.accepted,
-                "reason": stacked.reason,
-                "nframes": nframes,
-            },
-        )
-
-    image = stacked.image
     planes = ((caltype, image.data), (f"{caltype}unc", image.uncertainty), (f"{caltype}cmask", image.cmask))
     files = [OutputFile(kind, place(f"{kind}.fits"), partial(_write, pixels, header)) for kind, pixels in planes]
-    return Outputs(files, int(stacked.accepted), 0, image.qa, {"reason": stacked.reason, "nframes": nframes}, register)
+    about = {"reason": stacked.reason, "nframes": int(image.qa["n_frames"]), "nparents": nparents, **meta}
+    doubts = "; ".join(map(str, stacked.departures))
+    return Outputs(
+        files,
+        int(stacked.accepted),
+        0,
+        {**image.qa, "flags": float(bits_set)},
+        {**about, "doubts": doubts} if doubts else about,
+        partial(_register, channel, stacked),
+    )
+
+
+def _register(channel: Channel, stacked: Stacked, cursor: Cursor, made: Registered) -> None:
+    """Rows of a calibration and of its figures, in the registering transaction."""
+    caltype, image = channel.caltype, stacked.image
+    identity = {"caltype": caltype, "nid": channel.nid, "rcid": channel.rcid, "fid": channel.fid}
+    calibration = {
+        "calid": channel.calid,
+        "ccdid": channel.ccdid,
+        "valid_from_jd": channel.jd,
+        "provenance_id": made.provenance_id,
+        "version": made.version,
+        "data_id": made.products[caltype]["product_id"],
+        "unc_id": made.products[f"{caltype}unc"]["product_id"],
+        "cmask_id": made.products[f"{caltype}cmask"]["product_id"],
+        "accepted": stacked.accepted,
+        "reason": stacked.reason,
+        "nframes": int(image.qa["n_frames"]),
+    }
+    calibrations.record(cursor, {**identity, **calibration})
+    figures = {
+        "provenance_id": made.provenance_id,
+        "jd": channel.jd,
+        "metrics": image.qa,
+        "accepted": stacked.accepted,
+        "flags": flags(stacked.departures),
+        "reasons": "; ".join(map(str, stacked.departures)) or None,
+    }
+    calibrations.record_trend(cursor, {**identity, **figures})
 
 
 def _write(pixels: np.ndarray, header: fits.Header, path: Path) -> Written:
@@ -236,19 +326,42 @@ def _write(pixels: np.ndarray, header: fits.Header, path: Path) -> Written:
     return write_image(path, pixels, header)
 
 
-def read_calibration(context: Context, row: dict[str, Any]) -> CalibrationImage:
-    """The calibration image of a row of `calibrations.valid`, with its quality metrics.
+def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Quality metrics of a row of `calibrations.valid`; NaN where nothing was measured."""
+    return {name: float("nan") if value is None else float(value) for name, value in (row["qa"] or {}).items()}
+
+
+def read_calibration(context: Context, row: Mapping[str, Any], *, verify: bool = False) -> CalibrationImage:
+    """The calibration image of a row of `calibrations.valid`, with its quality metrics; `verify` its checksums too.
 
     Raises
     ------
     FilesMissing
         A file of it is not in the archive.
     """
-    data, header = read_image(context.archive / row["data"]["path"])
-    uncertainty, _ = read_image(context.archive / row["unc"]["path"])
-    cmask, _ = read_image(context.archive / row["cmask"]["path"])
-    metrics = {name: float("nan") if value is None else float(value) for name, value in (row["qa"] or {}).items()}
-    return CalibrationImage(data, uncertainty, cmask.astype("u2"), metrics, header)
+    (data, header), (uncertainty, _), (cmask, _) = (
+        read_image(context.archive / row[plane]["path"], verify=verify) for plane in ("data", "unc", "cmask")
+    )
+    return CalibrationImage(data, uncertainty, cmask.astype("u2"), metrics_of(row), header)
+
+
+def readable(context: Context, row: Mapping[str, Any]) -> CalibrationImage:
+    """The verified calibration image of a row; raise `FilesMissing` with the reason if it is damaged or absent."""
+    try:
+        return read_calibration(context, row, verify=True)
+    except (BadData, FilesMissing) as error:
+        what = f"{row['caltype']} {row['calid']} (version {row['version']})"
+        raise FilesMissing(f"{what} cannot be read: {error.code}: {error.message}", rcid=int(row["rcid"])) from error
+
+
+def read_flat(context: Context, flat_row: Mapping[str, Any], low_row: Mapping[str, Any] | None) -> CalibrationImage:
+    """The response to divide by: a flat, times the low-frequency flat that goes with it where there is one."""
+    flat = read_calibration(context, flat_row)
+    if low_row is None:
+        return flat
+    whole = with_low_frequency(flat, read_calibration(context, low_row))
+    whole.header["LOWFLAT"] = (low_row["calid"], "low-frequency flat multiplied in")
+    return whole
 
 
 # -- manifests ---------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Past:
     detections : list of list of dict
         Earlier candidates near each, within the look-back.
     limits : list of list of dict
-        Difference images that covered each, within the look-back.
+        Difference images that covered each, within the longer look-back of history and forced photometry.
     counts : list of (ndethist, jdstarthist)
         Earlier detections on the same field and channel since the survey's start.
     ncovhist : int array
@@ -73,10 +73,11 @@ def read_past(
     """
     ra, dec = made.candidates["ra"].astype(float), made.candidates["dec"].astype(float)
     jd, since = float(row["jd"]), float(row["jd"]) - config.history_days
+    covered_since = float(row["jd"]) - max(config.history_days, config.forced.history_days)
     with transaction(dsn) as cursor:
         return Past(
             candidates.near(cursor, ra, dec, since, jd, config.association_radius_arcsec),
-            candidates.covering(cursor, ra, dec, since, jd, reach_deg),
+            candidates.covering(cursor, ra, dec, covered_since, jd, reach_deg),
             candidates.detection_counts(
                 cursor, ra, dec, row["field"], row["rcid"], jd, config.association_radius_arcsec
             ),
@@ -110,21 +111,35 @@ def prepare(
     made: DifferenceProducts,
     known: Sequence[Mapping[str, Any]],
     past: Past,
-    trigger: CandidateConfig,
+    wanted: Sequence[int],
+    forced: Mapping[int, Sequence[Mapping[str, Any]]],
     config: AlertConfig,
 ) -> dict[int, Packet]:
     """Make the packets of a difference image, complete but for the names of the objects.
 
+    Parameters
+    ----------
+    made : DifferenceProducts
+    known : sequence of mapping
+        `facts` of each candidate.
+    past : Past
+    wanted : sequence of int
+        Rows of the candidates that become alerts (`triggered`).
+    forced : mapping of int to rows
+        Forced photometry by row; candidates that have no entry get none.
+    config : AlertConfig
+
     Returns
     -------
     dict of int to Packet
-        By row of the candidates; those that do not pass the trigger have none.
+        By row of the candidates.
     """
-    return {
-        i: _packet(made, known[i], past, i, config)
-        for i, row in enumerate(made.candidates)
-        if passes_trigger(row, trigger)
-    }
+    return {i: _packet(made, known[i], past, i, forced.get(i), config) for i in wanted}
+
+
+def triggered(made: DifferenceProducts, trigger: CandidateConfig) -> list[int]:
+    """Rows of the candidates that become alerts."""
+    return [i for i, row in enumerate(made.candidates) if passes_trigger(row, trigger)]
 
 
 def register_alerts(
@@ -174,7 +189,14 @@ def _mapping(row: np.void) -> dict[str, Any]:
     return {**values, "xpos": values["x"] + 1.0, "ypos": values["y"] + 1.0}
 
 
-def _packet(made: DifferenceProducts, fact: Mapping[str, Any], past: Past, i: int, config: AlertConfig) -> Packet:
+def _packet(
+    made: DifferenceProducts,
+    fact: Mapping[str, Any],
+    past: Past,
+    i: int,
+    forced: Sequence[Mapping[str, Any]] | None,
+    config: AlertConfig,
+) -> Packet:
     """One packet, of an object without a name: the record alone, as the bytes are made when the name is known."""
     row = made.candidates[i]
     history = select_history(
@@ -192,7 +214,7 @@ def _packet(made: DifferenceProducts, fact: Mapping[str, Any], past: Past, i: in
         fact,
         objectid="",
         prv_candidates=history or None,
-        fp_hists=None,
+        fp_hists=forced or None,
         cutouts=made.cutouts[int(row["tblid"])],
         config=config,
     )

@@ -19,13 +19,15 @@ from pydantic import Field
 from ztfds.config.base import StepConfig
 from ztfds.config.detrend import SplitConfig
 from ztfds.config.photometry import ScienceConfig
+from ztfds.detrend.history import Departure, flags, judge
 from ztfds.detrend.split import split
 from ztfds.difference import run as difference
 from ztfds.difference.products import CalibratedImage, DifferenceInputs, DifferenceProducts
 from ztfds.formats.raw import RawCcd, RawQuadrant, read_raw
 from ztfds.operations import alerting, storage
-from ztfds.operations.afternoon import read_calibration
+from ztfds.operations.afternoon import read_calibration, read_flat
 from ztfds.operations.context import Context
+from ztfds.operations.forced import forced_photometry
 from ztfds.operations.receive import Verdict, receive
 from ztfds.registry import calibrations, exposures, products, references
 from ztfds.registry.calibrations import BIAS, FLAT
@@ -262,21 +264,29 @@ def _calibrate(
     with session(context.dsn):
         bias_row = calibrations.valid(context.dsn, BIAS, quadrant.rcid, 0, jd)
         flat_row = calibrations.valid(context.dsn, FLAT, quadrant.rcid, raw.name.fid, jd)
+        low_row = calibrations.low_flat_for(context.dsn, flat_row, jd)
+        quality = settings.quality
+        history = calibrations.split_history(context.dsn, quadrant.rcid, jd, quality.history, quality.max_age_d)
         parent = products.find(context.dsn, int(row["product_id"] or 0))
     if parent is None:
         raise FilesMissing(f"the raw file {row['filename']} is not registered", rcid=quadrant.rcid)
     ages = {"bias_age_d": float(bias_row["age_d"]), "flat_age_d": float(flat_row["age_d"])}
+    applied = {"lampid": calibrations.lamp_of(flat_row), "lowflat": low_row["calid"] if low_row else 0}
+    figures: dict[str, float] = {}
+    doubts: list[Departure] = []
 
     def compute() -> ScienceProducts:
         camera = context.camera
         split_quadrant = split(quadrant, raw.header, settings.split)
+        figures.update(split_quadrant.qa)
+        doubts[:] = judge(figures, history, quality.split_rules, quality)
         sky = pointing(raw.header, quadrant.header, camera, raw.name.ccdid, quadrant.qid)
         with storage.reading("the bias, the flat or a catalog", quadrant.rcid):
             inputs = ScienceInputs(
                 split=split_quadrant,
                 primary=raw.header,
                 bias=read_calibration(context, bias_row),
-                flat=read_calibration(context, flat_row),
+                flat=read_flat(context, flat_row, low_row),
                 gaia=sky.catalog(partial(context.catalog.gaia, epoch_jd=jd), CATALOG_MARGIN_DEG),
                 ps1=sky.catalog(context.catalog.ps1, CATALOG_MARGIN_DEG),
                 camera=camera,
@@ -287,17 +297,40 @@ def _calibrate(
     return runner.execute(
         SCIENCE_STEP,
         subject,
-        [Parent.of(parent), Parent.of(bias_row["data"]), Parent.of(flat_row["data"])],
+        [Parent.of(parent), *(Parent.of(used["data"]) for used in (bias_row, flat_row, low_row) if used)],
         CalibrateConfig(split=settings.split, science=settings.science),
         compute,
         lambda made: Outputs(
             storage.science_files(made, place),
             made.status,
             made.infobits,
-            {**made.qa, **ages, "calibration_age_d": max(ages.values())},
-            {**storage.header_values(made.header), "reasons": "; ".join(made.reasons)},
-            lambda cursor, _: exposures.stamp(cursor, str(row["filename"]), "calibrated"),
+            {**made.qa, **ages, "calibration_age_d": max(ages.values()), "split_flags": float(flags(doubts))},
+            {
+                **storage.header_values(made.header),
+                **applied,
+                "reasons": "; ".join(made.reasons),
+                "doubts": "; ".join(map(str, doubts)),
+            },
+            partial(_register_calibrated, str(row["filename"]), subject, jd, figures, doubts),
         ),
+    )
+
+
+def _register_calibrated(
+    filename: str,
+    subject: Subject,
+    jd: float,
+    figures: Mapping[str, float],
+    doubts: Sequence[Departure],
+    cursor: Cursor,
+    made: Registered,
+) -> None:
+    """When the file was calibrated, and the figures of its split quadrant for the history of the channel."""
+    exposures.stamp(cursor, filename, "calibrated")
+    about = {"exposure": subject.exposure, "rcid": subject.rcid, "fid": subject.fid, "jd": jd}
+    verdict = {"flags": flags(doubts), "reasons": "; ".join(map(str, doubts)) or None}
+    calibrations.record_split(
+        cursor, {**about, "provenance_id": made.provenance_id, "metrics": dict(figures), **verdict}
     )
 
 
@@ -375,7 +408,9 @@ def _registrar(
     where = {"field": raw.name.field, "rcid": rcid, "jd": float(raw.header["OBSJD"])}
     past = alerting.read_past(context.dsn, made, where, context.camera.radius_deg() * 1.1, config)
     known = alerting.facts(made, past, image, config)
-    packets = alerting.prepare(made, known, past, trigger, config)
+    wanted = alerting.triggered(made, trigger)
+    measured = forced_photometry(context.dsn, context.archive, made, wanted, past.limits, config.forced)
+    packets = alerting.prepare(made, known, past, wanted, measured, config)
 
     def register(cursor: Cursor, registered: Registered) -> None:
         if registered.products["scimrefdiffimg"]["vbest"] == 0:  # an operator has locked an older version

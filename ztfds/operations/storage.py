@@ -24,10 +24,13 @@ from ztfds.reference.products import ReferenceProducts
 from ztfds.registry.database import json_safe
 from ztfds.registry.runner import OutputFile
 from ztfds.science.run import ScienceProducts
+from ztfds.science.tracks import TRACK_PIXEL_COLUMNS, TRACK_UNITS
 from ztfds.survey import names
 from ztfds.survey.errors import BadData, FilesMissing
 from ztfds.survey.names import RawName
 
+SECTION_TILE = (128, 128)
+"""Rows and columns of the tiles of difference images: a stamp of 31 pixels touches one and a half of them."""
 Place = Callable[[str], Callable[[int], str]]
 """From a suffix to the function from version to path."""
 
@@ -77,6 +80,11 @@ def _image(pixels: np.ndarray, header: fits.Header, path: Path) -> Written:
     return write_image(path, pixels, header)
 
 
+def _sections(pixels: np.ndarray, header: fits.Header, path: Path) -> Written:
+    """Write an image of which later alerts read small sections: in square tiles."""
+    return write_image(path, pixels, header, tile=SECTION_TILE)
+
+
 def _psfcat(catalog: np.ndarray, header: fits.Header, path: Path) -> Written:
     """Write a PSF-fit catalog."""
     return write_psfcat(path, catalog, header)
@@ -87,8 +95,13 @@ def _table(rows: np.ndarray, header: fits.Header, path: Path) -> Written:
     return write_table(path, rows, header, extname="APERTURE_CATALOG")
 
 
+def _tracks(rows: np.ndarray, header: fits.Header, path: Path) -> Written:
+    """Write the table of satellite tracks."""
+    return write_table(path, rows, header, extname="TRACKS", units=TRACK_UNITS, pixel_columns=TRACK_PIXEL_COLUMNS)
+
+
 def science_files(made: ScienceProducts, place: Place) -> list[OutputFile]:
-    """Files of a calibrated quadrant; catalogs and PSF are left out where they could not be made."""
+    """Files of a calibrated quadrant; catalogs and PSF are left out where they could not be made, tracks where none are."""
     files = [
         OutputFile("sciimg", place("sciimg.fits"), partial(_image, made.pixels, made.header)),
         OutputFile("mskimg", place("mskimg.fits"), partial(_image, made.mask, made.header)),
@@ -98,6 +111,8 @@ def science_files(made: ScienceProducts, place: Place) -> list[OutputFile]:
         files.append(OutputFile("psfcat", place("psfcat.fits"), partial(_psfcat, made.psfcat, made.header)))
     if made.sexcat is not None:
         files.append(OutputFile("sexcat", place("sexcat.fits"), partial(_table, made.sexcat, made.header)))
+    if made.tracks is not None and len(made.tracks):
+        files.append(OutputFile("findtracks", place("findtracks.fits"), partial(_tracks, made.tracks, made.header)))
     if made.psf is not None:
         files.append(OutputFile("sciimgdao", place("sciimgdao.psf"), partial(_psf, made.psf)))
         stamp = made.psf.centre_stamp()
@@ -158,7 +173,7 @@ def difference_files(made: DifferenceProducts, place: Place) -> list[OutputFile]
     lines = [f"{key} = {value:.6g}" for key, value in sorted(made.qa.items())]
     state = f"status {made.status}" + (f": {made.reason}" if made.reason else "")
     return [
-        OutputFile("scimrefdiffimg", place("scimrefdiffimg.fits.fz"), partial(_image, made.pixels, made.header)),
+        OutputFile("scimrefdiffimg", place("scimrefdiffimg.fits.fz"), partial(_sections, made.pixels, made.header)),
         OutputFile("diffimgpsf", place("diffimgpsf.fits"), partial(_image, made.psf, fits.Header())),
         OutputFile("diffimlog", place("diffimlog.txt"), partial(_text, [state, *lines])),
     ]

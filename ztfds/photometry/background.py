@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import generic_filter
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ztfds.config.photometry import BackgroundConfig
 from ztfds.kernels import background as kernels
@@ -147,13 +147,11 @@ def _smooth(mesh: np.ndarray, side: int, empty: float = 0.0) -> tuple[np.ndarray
     missing = int(np.isnan(mesh).sum())
     if missing == mesh.size:
         return np.full(mesh.shape, empty, np.float32), missing
-    overall = np.nanmedian(mesh)
-
-    def middle(values: np.ndarray) -> float:
-        good = values[np.isfinite(values)]
-        return float(np.median(good)) if good.size else float(overall)
-
-    filtered = generic_filter(mesh.astype(np.float64), middle, size=side, mode="nearest")
+    padded = np.pad(mesh.astype(np.float64), (side // 2, side - 1 - side // 2), mode="edge")
+    around = sliding_window_view(padded, (side, side)).reshape(*mesh.shape, -1)
+    ordered, n = np.sort(around, axis=-1), np.isfinite(around).sum(axis=-1)[..., None]  # NaN come last
+    low, high = (np.take_along_axis(ordered, np.maximum(k, 0), -1)[..., 0] for k in ((n - 1) // 2, n // 2))
+    filtered = np.where(n[..., 0] > 0, 0.5 * (low + high), np.nanmedian(mesh))
     return filtered.astype(np.float32), missing
 
 

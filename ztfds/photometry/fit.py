@@ -17,6 +17,7 @@ from ztfds.photometry.background import Background
 from ztfds.photometry.detection import Detections, find_sources
 from ztfds.photometry.psf import PsfModel
 from ztfds.photometry.psf_build import fit_radius
+from ztfds.photometry.wings import EDGE_PX, first_guess, measure_wings
 from ztfds.survey import bits
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 LEAST_PAINT_PX = 5.0
 WING_REACH_PX = 40.0
 SATURATED_TRUST = 0.3
+WING_SIGMAS = 0.05  # wings are subtracted down to this many sigmas of a sky pixel: hundreds of pixels share them
+MERGE_TURNS = 3  # sweeps and mergers in turn, at most
+BLEND_FWHM = 2.2  # neighbours farther than this, in FWHM, do not share the light that a source's flux is known from
 
 
 @dataclass
@@ -102,8 +106,11 @@ class Fitter:
     ) -> None:
         self.data, self.usable, self.background, self.gain, self.config = data, usable, background, gain, config
         self.residual = np.empty_like(data)
+        self.due = np.zeros(tuple(-(-side // kernels.CELL) for side in data.shape), np.uint8)
         self.sources = self._new(np.empty(0), np.empty(0), np.empty(0))
         self.sweeps = 0
+        self.wings = first_guess(psf.edge_value())
+        self.winged = (np.empty(0), np.empty(0), np.empty(0))
         self.set_psf(psf)
 
     def set_psf(self, psf: PsfModel) -> None:
@@ -122,7 +129,8 @@ class Fitter:
     def add(self, x: np.ndarray, y: np.ndarray, flux: np.ndarray, core: np.ndarray | None = None) -> int:
         """New sources at positions (pixels) with first fluxes (DN); `core`: radius of a saturated core, pixels.
 
-        Positions nearer than the merging distance to an existing source are left out. Returns how many were added.
+        Positions nearer than the merging distance to an existing source are left out; the others are due in the next sweep.
+        Returns how many were added.
         """
         core = np.zeros(x.size) if core is None else core
         if len(self.sources) and x.size:
@@ -131,17 +139,30 @@ class Fitter:
             x, y, flux, core = x[fresh], y[fresh], flux[fresh], core[fresh]
         new = self._new(x, y, np.maximum(flux, 1e-3), core)
         kernels.paint(self.residual, self.phased, new.x, new.y, new.flux, new.radius, new.alive, -1.0)
+        self._wake(new.x, new.y)
         self.sources = self.sources.joined(new)
+        self.sources = self.sources.keep(tile_order(self.sources, self.data.shape))
         return int(x.size)
 
-    def converge(self, start: int = 0) -> None:
-        """Sweep until nothing changes (or config.fit.sweeps times), beginning with the cells of the sources from `start`."""
-        cells = (-(-self.data.shape[0] // 8), -(-self.data.shape[1] // 8))
-        due, following = np.zeros(cells, np.uint8), np.zeros(cells, np.uint8)
+    def _wake(self, x: np.ndarray, y: np.ndarray) -> None:
+        """The cells of these positions (pixels) are due in the next sweep."""
+        rows = np.clip(y // kernels.CELL, 0, self.due.shape[0] - 1).astype(int)
+        self.due[rows, np.clip(x // kernels.CELL, 0, self.due.shape[1] - 1).astype(int)] = 1
+
+    def converge(self, everything: bool = True) -> None:
+        """Sweep over what is due, or over everything, until nothing changes (or config.fit.sweeps times); join what meets."""
+        if everything:
+            self.due[:] = 1
+        for _ in range(MERGE_TURNS):
+            self._sweep()
+            if self._merge() == 0:
+                break
+        self.due[:] = 0
+
+    def _sweep(self) -> None:
+        """Sweeps over what is due; sources that died are gone afterwards."""
         s, fit = self.sources, self.config.fit
-        cy = np.clip(s.y[start:] // 8, 0, cells[0] - 1).astype(int)
-        cx = np.clip(s.x[start:] // 8, 0, cells[1] - 1).astype(int)
-        due[cy, cx] = 1
+        due, following = self.due, np.zeros_like(self.due)
         for _ in range(fit.sweeps):
             worked = kernels.fit_sweep(
                 self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.error, s.sky, s.fit_radius,
@@ -152,8 +173,8 @@ class Fitter:
             due, following = following, due
             if worked == 0:
                 break
+        self.due[:] = 0
         self.sources = s.keep(s.alive)
-        self._merge()
 
     def _blank(self) -> None:
         """No light in unusable pixels of the residual image: models are subtracted there too, from nothing."""
@@ -167,6 +188,23 @@ class Fitter:
         background_kernels.subtract_mesh(self.residual, self.usable, left, b.box, self.residual)
         level = b.mesh_level + left
         self.background = Background(level, b.mesh_rms, b.mesh_variance, b.box, b.shape, b.empty_boxes)
+
+    def subtract_wings(self) -> None:
+        """Measure the light beyond the PSF's stamp around bright stars, and take it out of both images."""
+        self._put_back_wings((self.data, self.residual))
+        s, sigma = self.sources, self.background.sigma_dn
+        self._blank()
+        self.wings = measure_wings(self.residual, self.usable, s.x, s.y, s.flux, sigma, self.wings)
+        bright = self.wings.reach(s.flux, WING_SIGMAS * sigma) > EDGE_PX
+        self.winged = (s.x[bright], s.y[bright], s.flux[bright])
+        for image in (self.data, self.residual):
+            self.wings.paint(image, *self.winged, -1.0, WING_SIGMAS * sigma)
+
+    def _put_back_wings(self, images: tuple[np.ndarray, ...]) -> None:
+        """Images with the wings in."""
+        for image in images:
+            self.wings.paint(image, *self.winged, 1.0, WING_SIGMAS * self.background.sigma_dn)
+        self.winged = (np.empty(0), np.empty(0), np.empty(0))
 
     def find_more(self) -> int:
         """Detect on the residual image and add what is found; returns how many."""
@@ -212,12 +250,13 @@ class Fitter:
         self.repaint()
         self._blank()
         s = self.sources
-        start, items = neighbour_lists(s.x, s.y, self.reach + 2.0)
+        start, items = neighbour_lists(s.x, s.y, BLEND_FWHM * self.psf.fwhm_px)
         quality = np.empty((len(s), 6))
         fit_quality(
             self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.sky, s.fit_radius, start, items,
             self.gain, self.model_error, quality,
         )  # fmt: skip
+        self._put_back_wings((self.data,))
         floor = float(np.hypot(self.config.fit.flux_error_floor, self.psf.flux_error)) * s.flux
         sigma = np.hypot(np.where(np.isfinite(quality[:, 0]), quality[:, 0], s.error), floor)
         order = np.argsort(-s.flux, kind="stable")
@@ -253,21 +292,31 @@ class Fitter:
             np.ones(x.size, bool),
         )
 
-    def _merge(self) -> None:
-        """Sources that moved onto each other: the fainter one goes, its neighbour is fitted again in the next sweep."""
+    def _merge(self) -> int:
+        """Sources that moved onto each other: the fainter one goes and its neighbour is due again; how many went."""
         s = self.sources
         if len(s) < 2:
-            return
+            return 0
         pairs = cKDTree(np.c_[s.x, s.y]).query_pairs(
             self.config.fit.merge_fwhm * self.psf.fwhm_px, output_type="ndarray"
         )
         if len(pairs) == 0:
-            return
+            return 0
         fainter = np.unique(np.where(s.flux[pairs[:, 0]] < s.flux[pairs[:, 1]], pairs[:, 0], pairs[:, 1]))
         gone = np.zeros(len(s), bool)
         gone[fainter] = True
         kernels.paint(self.residual, self.phased, s.x, s.y, s.flux, s.radius, gone, 1.0)
+        self._wake(s.x[gone], s.y[gone])
         self.sources = s.keep(~gone)
+        return int(gone.sum())
+
+
+def tile_order(sources: Sources, shape: tuple[int, int]) -> np.ndarray:
+    """Indices that put sources in the order of the PSF's tiles, brightest first in each: neighbours in memory as on the sky."""
+    ny, nx = shape
+    tiles = kernels.TILES
+    row, column = (sources.y * tiles / ny).astype(int), (sources.x * tiles / nx).astype(int)
+    return np.lexsort((-sources.flux, column, row))
 
 
 def neighbour_lists(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:

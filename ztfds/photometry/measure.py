@@ -134,15 +134,17 @@ def fit_scene(scene: Scene, psf: PsfModel, config: PhotometryConfig) -> tuple[Ps
     fitter.add(x[wings > 0], y[wings > 0], wings[wings > 0], core[wings > 0])
     fitter.add(scene.found.x, scene.found.y, scene.found.flux)
     fitter.converge()
+    fitter.subtract_wings()
     fitter.correct_sky()
     dense = len(fitter.sources) > config.psf.rebuild_density * scene.data.size
+    again = dense or psf.error > config.psf.rebuild_error
     for turn in range(config.fit.rounds):
-        before = len(fitter.sources)
         if fitter.find_more():
-            fitter.converge(before)
-        if turn == 0 and dense:
+            fitter.converge(everything=False)
+        if turn == 0 and again:
             fitter.set_psf(_rebuilt(scene, fitter, config))
             fitter.converge()
+    fitter.subtract_wings()
     fitter.correct_sky()
     fitter.converge()
     return fitter.finish(scene.mask), fitter.psf
@@ -154,6 +156,14 @@ def _psf_stars(scene: Scene, config: PhotometryConfig) -> np.ndarray:
     return select_stars(scene.data, scene.usable, scene.found, scene.shapes, limit, scene.saturated[:, :2], config.psf)
 
 
+def _close_pairs(fitter: Fitter, which: np.ndarray, config: PhotometryConfig) -> np.ndarray:
+    """True for sources with a fitted neighbour so near and bright that the split between the two depends on the PSF."""
+    s, reach = fitter.sources, config.psf.pair_fwhm * fitter.psf.fwhm_px
+    near = cKDTree(np.c_[s.x, s.y]).query_ball_point(np.c_[s.x[which], s.y[which]], reach)
+    limit = config.psf.isolation_flux_ratio * s.flux[which]
+    return np.array([(s.flux[members] > low).sum() > 1 for members, low in zip(near, limit, strict=True)], bool)
+
+
 def _rebuilt(scene: Scene, fitter: Fitter, config: PhotometryConfig) -> PsfModel:
     """PSF once more, from the image with everything but the PSF stars subtracted."""
     chosen = _psf_stars(scene, config)
@@ -162,6 +172,8 @@ def _rebuilt(scene: Scene, fitter: Fitter, config: PhotometryConfig) -> PsfModel
         return fitter.psf
     near, which = cKDTree(np.c_[s.x, s.y]).query(np.c_[scene.shapes.x[chosen], scene.shapes.y[chosen]])
     which = np.unique(which[near < 1.0])
+    single = which[~_close_pairs(fitter, which, config)]
+    which = single if single.size >= config.psf.wanted_stars else which
     if which.size < config.psf.min_stars:
         return fitter.psf
     alone = fitter.residual.copy()

@@ -42,6 +42,8 @@ class PsfModel:
         Stars that made it (0: analytic).
     chi : float
         Median square root of reduced chi square of these stars.
+    error_map : (25, 25) float32 or None
+        1 sigma of the PSF in the pixels of the stamp at the image centre (fraction of the flux); None for an analytic PSF.
     """
 
     coefficients: np.ndarray
@@ -51,6 +53,7 @@ class PsfModel:
     flux_error: float = 0.0
     n_stars: int = 0
     chi: float = float("nan")
+    error_map: np.ndarray | None = None
 
     @property
     def order(self) -> int:
@@ -82,13 +85,13 @@ class PsfModel:
         local, rows, phi = _workspace()
         ny, nx = self.shape
         kernels.local_psf(self.phased, float(x), float(y), nx, ny, float(RADIUS), phi, local)
-        value, slope_x, slope_y = (np.zeros((PAD, PAD), np.float32) for _ in range(3))
+        value = np.empty(PAD * PAD, np.float32)
         inner = min(size, STAMP)
         first = -(inner // 2)
-        kernels.render(local, float(dx), float(dy), first, first, inner, inner, value, slope_x, slope_y, rows, False)
+        kernels.render(local, float(dx), float(dy), first, first, inner, inner, value, value, value, rows, False)
         out = np.zeros((size, size), np.float32)
         margin = (size - inner) // 2
-        out[margin : margin + inner, margin : margin + inner] = value[:inner, :inner]
+        out[margin : margin + inner, margin : margin + inner] = value[: inner * inner].reshape(inner, inner)
         return out / out.sum(dtype=np.float64).astype(np.float32)
 
     def centre_stamp(self, size: int = STAMP) -> np.ndarray:
@@ -107,6 +110,13 @@ class PsfModel:
         mean = np.bincount(ring, stamp.ravel()) / np.bincount(ring)
         return np.asarray(mean[: RADIUS + 1])
 
+    def edge_value(self) -> float:
+        """Fraction of a star's flux in a pixel at the stamp's edge: mean over 11 to 12.5 pixels at the image centre."""
+        stamp = self.centre_stamp().astype(np.float64)
+        offset = np.arange(-RADIUS, RADIUS + 1)
+        r = np.hypot(offset[:, None], offset[None, :])
+        return float(stamp[(r > RADIUS - 1.0) & (r <= RADIUS + 0.5)].mean())
+
     def noise_pixels(self, x: float | None = None, y: float | None = None) -> float:
         """Effective number of sky pixels 1 / sum(P^2) of an optimal flux at (x, y), or at the image centre."""
         stamp = self.centre_stamp() if x is None or y is None else self.stamp(x, y)
@@ -114,11 +124,21 @@ class PsfModel:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as arrays, for writing: see `from_arrays`."""
+        error_map = np.zeros((STAMP, STAMP), np.float32) if self.error_map is None else self.error_map
         return {
             "coefficients": np.ascontiguousarray(self.coefficients, np.float32),
             "shape": np.array(self.shape, np.int64),
             "scalars": np.array([self.fwhm_px, self.error, self.flux_error, self.n_stars, self.chi], np.float64),
+            "error_map": error_map,
+            "samples": self.samples(),
         }
+
+    def samples(self) -> np.ndarray:
+        """(terms, 51, 51) float32: each term's plane at every half pixel from -12.5 to 12.5, sum of the first about 4."""
+        offset = np.arange(-OVERSAMPLING * RADIUS - 1, OVERSAMPLING * RADIUS + 2) / OVERSAMPLING
+        dx, dy = (values.ravel() for values in np.meshgrid(offset, offset))
+        planes = [evaluate(plane.astype(np.float64), dx, dy) for plane in self.coefficients]
+        return np.array(planes, np.float32).reshape(-1, offset.size, offset.size)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> PsfModel:
@@ -128,7 +148,8 @@ class PsfModel:
             raise ValueError(f"PSF coefficients of shape {coefficients.shape}, not (1|3|6, {NODES}, {NODES})")
         fwhm, error, flux_error, n_stars, chi = (float(value) for value in arrays["scalars"])
         ny, nx = (int(value) for value in arrays["shape"])
-        return cls(coefficients, (ny, nx), fwhm, error, flux_error, int(n_stars), chi)
+        error_map = arrays.get("error_map")
+        return cls(coefficients, (ny, nx), fwhm, error, flux_error, int(n_stars), chi, error_map)
 
 
 def phase(coefficients: np.ndarray) -> np.ndarray:

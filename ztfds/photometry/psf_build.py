@@ -114,16 +114,18 @@ def build_psf(
     if x.size < config.min_stars:
         raise PsfFailed(f"only {x.size} stars usable for the PSF, {config.min_stars} needed")
     model = start if start is not None else moffat(fwhm_px, background.shape)
-    chi = np.empty(0)
+    chi, residual = np.empty(0), data.copy()
+    departure: np.ndarray | None = None
     for turn in range(config.rounds):
-        stars, chi, residual = _refit(data, usable, model, stars, gain, fit, sweeps=3 if turn == 0 else 2)
+        stars, chi = _refit(data, residual, usable, model, stars, gain, fit, sweeps=3 if turn == 0 else 2)
+        _paint(residual, model, stars, 1.0)
         if turn > 0:
             good = chi < CHI_CLIP * np.median(chi) if chi.size > 4 else np.ones(chi.size, bool)
             stars, chi = stars.keep(good), chi[good]
         if stars.x.size < config.min_stars:
             raise PsfFailed(f"only {stars.x.size} PSF stars survive the fit, {config.min_stars} needed")
-        model = _solve(data, usable, model, stars, gain, config)
-    stars, chi, residual = _refit(data, usable, model, stars, gain, fit, sweeps=2)
+        model, departure = _solve(data, usable, model, stars, gain, config, departure)
+    stars, chi = _refit(data, residual, usable, model, stars, gain, fit, sweeps=2)
     if stars.x.size < config.min_stars:
         raise PsfFailed(f"only {stars.x.size} PSF stars survive the fit, {config.min_stars} needed")
     if not (np.isfinite(model.fwhm_px) and 0.8 < model.fwhm_px < 15.0):
@@ -132,7 +134,12 @@ def build_psf(
     log.info("PSF of %d stars: FWHM %.3f px, error %.2f %%", stars.x.size, model.fwhm_px, 100 * error)
     flux_error = SUM_NOISE / np.sqrt(np.sum(_star_snr(model, stars, gain) ** 2))
     return replace(
-        model, error=error, flux_error=float(flux_error), n_stars=int(stars.x.size), chi=float(np.median(chi))
+        model,
+        error=error,
+        flux_error=float(flux_error),
+        n_stars=int(stars.x.size),
+        chi=float(np.median(chi)),
+        error_map=_error_map(data, usable, model, stars, gain, error, config),
     )
 
 
@@ -141,27 +148,43 @@ def fit_radius(fwhm_px: float, config: FitConfig) -> float:
     return float(min(max(config.min_fit_radius_px, config.fit_fwhm * fwhm_px), 10.0))
 
 
+def _paint(image: np.ndarray, model: PsfModel, stars: _Stars, sign: float) -> None:
+    """image += sign * the models of all stars, out to the edge of the PSF."""
+    n = stars.x.size
+    radii, everyone = np.full(n, float(kernels.RADIUS)), np.ones(n, bool)
+    kernels.paint(image, model.phased, stars.x, stars.y, stars.flux, radii, everyone, sign)
+
+
 def _refit(
-    data: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float, fit: FitConfig, sweeps: int
-) -> tuple[_Stars, np.ndarray, np.ndarray]:
-    """New positions and fluxes of the stars; chi of each; the image without them."""
+    data: np.ndarray,
+    residual: np.ndarray,
+    usable: np.ndarray,
+    model: PsfModel,
+    stars: _Stars,
+    gain: float,
+    fit: FitConfig,
+    sweeps: int,
+) -> tuple[_Stars, np.ndarray]:
+    """New positions and fluxes of the stars, and chi of each; `residual`, the image, loses their models.
+
+    Stars that run away are left out, and stay in the image.
+    """
     phased, n = model.phased, stars.x.size
     x, y, flux = stars.x.copy(), stars.y.copy(), stars.flux.copy()
     reach = fit_radius(model.fwhm_px, fit)
     errors, radii, alive = np.zeros(n), np.full(n, float(kernels.RADIUS)), np.ones(n, bool)
-    residual = data.copy()
-    kernels.paint(residual, phased, x, y, flux, radii, alive, -1.0)
-    cells = (-(-data.shape[0] // 8), -(-data.shape[1] // 8))
+    _paint(residual, model, stars, -1.0)
+    cells = (-(-data.shape[0] // kernels.CELL), -(-data.shape[1] // kernels.CELL))
     due, spare = np.ones(cells, np.uint8), np.empty(cells, np.uint8)
     for _ in range(sweeps):
         kernels.fit_sweep(
             data, residual, usable, phased, x, y, flux, errors, stars.sky, np.full(n, reach), radii, alive, due, spare,
             gain, fit.model_error_floor, 3.0, float(kernels.RADIUS), fit.paint_scale,
         )  # fmt: skip
-    moved = np.hypot(x - stars.x, y - stars.y)
-    alive &= moved < 1.5
-    fitted = _Stars(x, y, flux, stars.sky).keep(alive)
-    return fitted, _chi(residual, usable, model, fitted, gain), residual
+    strayed = alive & (np.hypot(x - stars.x, y - stars.y) >= 1.5)
+    kernels.paint(residual, phased, x, y, flux, radii, strayed, 1.0)
+    fitted = _Stars(x, y, flux, stars.sky).keep(alive & ~strayed)
+    return fitted, _chi(residual, usable, model, fitted, gain)
 
 
 def _chi(residual: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float) -> np.ndarray:
@@ -188,10 +211,38 @@ def _model_error(residual: np.ndarray, usable: np.ndarray, model: PsfModel, star
     return float(np.sqrt(max(np.median(ratio[bright]) * freedom, 0.0)))
 
 
+def _error_map(
+    data: np.ndarray,
+    usable: np.ndarray,
+    model: PsfModel,
+    stars: _Stars,
+    gain: float,
+    error: float,
+    config: PsfConfig,
+) -> np.ndarray:
+    """(25, 25) float32: 1 sigma of the PSF in each pixel of the stamp at the image centre.
+
+    Noise of the weighted mean of the stars' pixels there, and the relative error of the model in quadrature.
+    """
+    stamps = profiles.cut(data, usable, stars.x, stars.y, stars.flux, stars.sky, gain)
+    weight = stamps.weights(stamps.predict(model.coefficients), config.outlier_sigma).sum(axis=0, dtype=np.float64)
+    relative = error * model.centre_stamp()
+    return np.asarray(np.sqrt(1.0 / np.maximum(weight, 1e-30) + relative**2), np.float32)
+
+
 def _solve(
-    data: np.ndarray, usable: np.ndarray, model: PsfModel, stars: _Stars, gain: float, config: PsfConfig
-) -> PsfModel:
-    """Coefficients by regularised, robust least squares over the stars' stamps, positions and fluxes held."""
+    data: np.ndarray,
+    usable: np.ndarray,
+    model: PsfModel,
+    stars: _Stars,
+    gain: float,
+    config: PsfConfig,
+    departure: np.ndarray | None,
+) -> tuple[PsfModel, np.ndarray]:
+    """Coefficients by regularised, robust least squares over the stars' stamps, positions and fluxes held.
+
+    `departure` is that of the round before, to begin with; the new one is returned with the model.
+    """
     order = int(np.searchsorted(config.stars_for_terms, stars.x.size, side="right"))
     terms = TERMS[order]
     stamps = profiles.cut(data, usable, stars.x, stars.y, stars.flux, stars.sky, gain)
@@ -201,14 +252,22 @@ def _solve(
     target = profiles.shaped(stamps, profile, model.fwhm_px, terms)
     weight = stamps.weights(stamps.predict(target), config.outlier_sigma)
     penalty = _Penalty(np.maximum(profile, 1e-7 * profile.max()), terms, config)
-    solved = _conjugate_gradient(stamps, weight, penalty, target, config.iterations)
-    return normalised(PsfModel(solved, stamps.shape, model.fwhm_px))
+    if departure is None or departure.shape != target.shape:
+        departure = np.zeros(target.shape)
+    _conjugate_gradient(stamps, weight, penalty, target, departure, config.iterations)
+    solved = np.asarray(target + departure, np.float32)
+    return normalised(PsfModel(solved, stamps.shape, model.fwhm_px)), departure
 
 
 def _conjugate_gradient(
-    stamps: profiles.Stamps, weight: np.ndarray, penalty: _Penalty, target: np.ndarray, iterations: int
-) -> np.ndarray:
-    """Minimise sum w (stamp - predicted)^2 + penalty of c - target over the coefficients c (preconditioned CG from target)."""
+    stamps: profiles.Stamps,
+    weight: np.ndarray,
+    penalty: _Penalty,
+    target: np.ndarray,
+    departure: np.ndarray,
+    iterations: int,
+) -> None:
+    """Minimise sum w (stamp - P(target + d))^2 + penalty of d over the departure d, in place (preconditioned CG)."""
     x, y, (ny, nx) = stamps.x, stamps.y, stamps.shape
     pulled = np.empty(target.shape)
 
@@ -218,16 +277,17 @@ def _conjugate_gradient(
 
     psf_solve.gather(weight * (stamps.values - stamps.predict(target)), x, y, nx, ny, pulled)
     remainder = pulled.copy()
-    departure = np.zeros(target.shape)
     diagonal = np.empty(target.shape)
     psf_solve.curvature(weight, x, y, nx, ny, diagonal)
     diagonal += penalty.diagonal()
+    whole = float((remainder**2 / diagonal).sum())
+    if departure.any():
+        remainder -= normal(departure)
     shaped = remainder / diagonal
     direction = shaped.copy()
     product = float((remainder * shaped).sum())
-    first = product
     for _ in range(iterations):
-        if product <= 1e-5 * first:
+        if product <= 1e-5 * whole:
             break
         image = normal(direction)
         step = product / float((direction * image).sum())
@@ -237,4 +297,3 @@ def _conjugate_gradient(
         new = float((remainder * shaped).sum())
         direction = shaped + (new / product) * direction
         product = new
-    return np.asarray(target + departure, np.float32)

@@ -10,6 +10,7 @@ from ztfds.photometry.detection import Detections, Shapes, half_sample_mode
 
 EDGE_PX = 6  # a star nearer to the edge misses too much of its core's surroundings
 CELLS = 4  # stars are taken in turn from CELLS x CELLS parts of the image
+LEAST_GROUP, GROUP_SHARE = 8, 0.15  # that many narrower candidates, absolutely and as a share, are the single stars
 SATURATED_PX = 25.0  # no PSF star this near to a saturated one, pixels
 
 
@@ -97,16 +98,34 @@ def _alike(shapes: Shapes, candidates: np.ndarray, clip: float) -> np.ndarray:
     if candidates.size < 5:
         return np.ones(candidates.size, bool)
     width, flat = shapes.fwhm[candidates], shapes.ellipticity[candidates]
-    # blends and galaxies are wider than stars, never narrower: the mode of the widths, not their median, is the stars'
-    usual = half_sample_mode(np.sort(width))
-    keep = np.abs(width - usual) < clip * _spread_about(width, usual, 0.01 * usual)
+    usual = _usual_width(width, clip)
+    # only the narrow side tells the stars' own scatter
+    keep = np.abs(width - usual) < clip * _spread_about(width[width <= usual], usual, 0.01 * usual)
     middle = float(np.median(flat[keep])) if keep.any() else 0.0
     return np.asarray(keep & (np.abs(flat - middle) < clip * _spread_about(flat, middle, 0.005)))
+
+
+def _usual_width(width: np.ndarray, clip: float) -> float:
+    """Width of single stars: the mode of the widths, or of the narrower ones where these are a group of their own.
+
+    Galaxies and blends are wider than stars, never narrower, and blends of one kind may be more common than single stars.
+    """
+    usual = half_sample_mode(np.sort(width))
+    for _ in range(3):
+        # the nearer half of a Gaussian sample has its median at 0.32 sigma
+        core = np.sort(np.abs(width - usual))[: max(5, width.size // 2)]
+        narrower = width[width < usual - clip * max(float(np.median(core)) / 0.32, 0.01 * usual)]
+        if narrower.size < max(LEAST_GROUP, GROUP_SHARE * width.size):
+            break
+        usual = half_sample_mode(np.sort(narrower))
+    return usual
 
 
 def _spread_about(values: np.ndarray, middle: float, least: float) -> float:
     """Robust scatter of values about their middle, not below `least`; the far half does not count."""
     distance = np.sort(np.abs(values - middle))
+    if distance.size == 0:
+        return least
     return float(max(1.4826 * np.median(distance[: max(5, int(0.75 * distance.size))]), least))
 
 

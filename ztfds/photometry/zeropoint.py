@@ -12,7 +12,7 @@ from ztfds.astrometry.plane import to_plane
 from ztfds.astrometry.quality import cell_index, cell_medians
 from ztfds.config.astrometry import FilterCalibration, ZeropointConfig
 from ztfds.kernels.match import contamination, match_mutual
-from ztfds.survey.bits import CLOUDY_LIMITS, HARD_BAD
+from ztfds.survey.bits import EXTINCTION_PER_AIRMASS, HARD_BAD
 from ztfds.survey.errors import PhotometryFailed
 from ztfds.survey.filters import Filter
 
@@ -38,8 +38,13 @@ class Zeropoint:
     color_fitted : False where the colour coefficient is held near its nominal value.
     spatial_mag : (g, g) median residuals in cells of the image, row 0 at y = 0, NaN where fewer than 5 calibrators;
         positive where stars come out too faint; all NaN if the image size was not given.
-    max_spatial_mag : largest absolute value of it, NaN if none.
-    hints : reasons to doubt the image, one line each; none of them is fatal by itself.
+    max_spatial_mag : largest absolute value of it, NaN if none; patchy_mag : the same of cells that depart by more than
+        4 sigma, 0 if none.
+    spatial_terms, spatial_errors : (5,) coefficients, mag, of the residual surface and their 1 sigma errors
+        (`spatial_surface`); zeros where it cannot be fitted. Reported, applied only if the configuration says so.
+    zp_clear_mag : zero point for 30 s brought to the top of the atmosphere, mag.
+    crowded_percent : share of the matched calibrators that have a neighbour.
+    clrcoeff_doubt : the value within 3 sigma of the colour coefficient that is nearest to the nominal one.
     source_index, ps1_index : (nmatches,) rows of the catalogs given; residual_mag : (nmatches,) PS1 minus calibrated.
     """
 
@@ -61,20 +66,34 @@ class Zeropoint:
     color_fitted: bool
     spatial_mag: FloatArray
     max_spatial_mag: float
-    hints: tuple[str, ...]
+    patchy_mag: float
+    spatial_terms: FloatArray
+    spatial_errors: FloatArray
+    zp_clear_mag: float
+    crowded_percent: float
+    clrcoeff_doubt: float
     source_index: IntArray
     ps1_index: IntArray
     residual_mag: FloatArray
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers that INFOBITS 8 to 11 compare with their limits."""
+        """The numbers that INFOBITS 8 to 11 and 25 to 28 compare with their limits."""
         return {
             "photcal_possible": 1.0,
             "n_photcal_catalog": float(self.n_catalog),
             "n_photcal_matches": float(self.nmatches),
             "zp_rms_mag": self.magzprms,
+            "zp_clear_mag": self.zp_clear_mag,
+            "clrcoeff_doubt": self.clrcoeff_doubt,
+            "crowded_calibrators_percent": self.crowded_percent,
+            "patchy_mag": self.patchy_mag,
         }
+
+    @property
+    def spatial_rms_mag(self) -> float:
+        """Root mean square over the image of the residual surface, mag: 0 where it was not fitted."""
+        return float(np.sqrt(np.mean((_surface(_GRID_U, _GRID_V) @ self.spatial_terms) ** 2)))
 
     def header(self) -> dict[str, tuple[float | int | str, str]]:
         """Header cards, keyword to (value, comment), in the archive's order."""
@@ -98,13 +117,16 @@ class Zeropoint:
 
 @dataclass(frozen=True)
 class _Calibrators:
-    """Matched calibrators: rows, m_PS1 - m_inst, its error, PS1 colour, contamination by neighbours. (n,) each."""
+    """Matched calibrators: rows, m_PS1 - m_inst, its error, PS1 colour, its variance, their covariance, contamination by
+    neighbours. (n,) each."""
 
     source: IntArray
     ps1: IntArray
     difference: FloatArray
     sigma: FloatArray
     color: FloatArray
+    color_variance: FloatArray
+    covariance: FloatArray
     crowding: FloatArray
 
     def __len__(self) -> int:
@@ -112,10 +134,7 @@ class _Calibrators:
 
     def take(self, rows: IntArray | BoolArray) -> _Calibrators:
         """A selection."""
-        return _Calibrators(
-            self.source[rows], self.ps1[rows], self.difference[rows], self.sigma[rows], self.color[rows],
-            self.crowding[rows],
-        )  # fmt: skip
+        return _Calibrators(*(values[rows] for values in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -162,26 +181,27 @@ def calibrate(
         Too few calibrators, or a scatter that says they are not the stars they are taken for.
     """
     expected = _expectations(filter_, config)
-    stars, n_catalog = _match(psfcat, ps1, filter_, expected, config)
+    stars, n_catalog, crowded = _match(psfcat, ps1, filter_, expected, config)
     if len(stars) < config.min_matches:
         raise PhotometryFailed(
             f"{len(stars)} calibrators matched of {n_catalog} in the image, at least {config.min_matches} needed"
         )
     fitted = len(stars) >= config.min_for_color and float(stars.color.std()) >= config.min_color_spread_mag
     prior = None if fitted else (expected.nominal_color_coefficient, expected.color_coefficient_error)
-    fit = fit_line(stars.color, stars.difference, stars.sigma, config.clip_sigma, prior)
+    fit = fit_line(
+        stars.color, stars.difference, stars.sigma, config.clip_sigma, prior, stars.color_variance, stars.covariance
+    )
     n_used = int(fit.kept.sum())
     if n_used < config.min_matches:
         raise PhotometryFailed(f"{n_used} of {len(stars)} calibrators agree, at least {config.min_matches} needed")
     if not fit.scatter <= config.max_scatter_mag:
         raise PhotometryFailed(f"calibrators scatter by {fit.scatter:.2f} mag, limit {config.max_scatter_mag}")
-    spatial, spatial_error = _spatial(psfcat, stars, fit, shape, config)
-    hints = _hints(fit, filter_, expected, spatial, spatial_error, airmass, exptime_s, config)
-    result = _collect(stars, fit, fitted, n_catalog, filter_, spatial, hints)
+    clear = fit.zero + EXTINCTION_PER_AIRMASS[filter_.fid] * airmass - 2.5 * np.log10(max(exptime_s, 1e-3) / 30.0)
+    spatial = _spatial(psfcat, stars, fit, shape, config)
+    result = _collect(stars, fit, fitted, n_catalog, filter_, expected, spatial, float(clear), crowded)
     _log.info(
-        "zero point %.4f +- %.4f, colour %.3f +- %.3f, scatter %.3f, %d of %d calibrators%s",
+        "zero point %.4f +- %.4f, colour %.3f +- %.3f, scatter %.3f, %d of %d calibrators",
         result.magzp, result.magzpunc, result.clrcoeff, result.clrcounc, result.magzprms, n_used, n_catalog,
-        "".join(f"; {hint}" for hint in hints),
     )  # fmt: skip
     return result
 
@@ -206,8 +226,9 @@ def _match(
     filter_: Filter,
     expected: FilterCalibration,
     config: ZeropointConfig,
-) -> tuple[_Calibrators, int]:
-    """Calibrators found in the image, and the number of PS1 stars inside the image's outline that could be ones.
+) -> tuple[_Calibrators, int, float]:
+    """Calibrators found in the image, the number of PS1 stars inside its outline that could be ones, and the percentage of
+    the matched ones that have a neighbour.
 
     Sources and PS1 objects of every kind are matched one to one first, so that in a crowd a calibrator is not paired
     with a neighbour's detection; then both sides are selected.
@@ -216,7 +237,7 @@ def _match(
     valid = np.flatnonzero(np.isfinite(psfcat["ra"]) & np.isfinite(psfcat["dec"]) & np.isfinite(psfcat["mag"]))
     objects = np.flatnonzero(_measured(ps1[filter_.band]))
     if valid.size == 0 or objects.size == 0:
-        return _no_calibrators(), 0
+        return _no_calibrators(), 0, 0.0
     ra0, dec0 = _center(psfcat["ra"][valid], psfcat["dec"][valid])
     x, y = to_plane(psfcat["ra"][valid], psfcat["dec"][valid], ra0, dec0)
     rx, ry = to_plane(ps1["ra"][objects], ps1["dec"][objects], ra0, dec0)
@@ -232,20 +253,24 @@ def _match(
     source, ps1_rows = valid[i], objects[j]
     flags = psfcat["flags"][source]
     use = good[j] & (flags >= 0) & ((flags & HARD_BAD) == 0)
-    source, ps1_rows, crowded = source[use], ps1_rows[use], crowding[j][use]
-    error = np.hypot(psfcat["sigmag"][source], _error(ps1, filter_.band, ps1_rows))
+    source, ps1_rows, contaminated = source[use], ps1_rows[use], crowding[j][use]
+    band, error = np.asarray(ps1[filter_.band], np.float64), _error(ps1, filter_.band, ps1_rows)
+    variance = {name: _error(ps1, name, ps1_rows) ** 2 for name in (blue, red)}
+    # The colour shares its error with the calibrated band: + where that is the blue one of the pair, - where the red one.
+    covariance = (float(blue == filter_.band) - float(red == filter_.band)) * error**2
     stars = _Calibrators(
-        source, ps1_rows,
-        np.asarray(ps1[filter_.band][ps1_rows], np.float64) - psfcat["mag"][source],
-        np.hypot(error, config.intrinsic_scatter_mag),
-        np.asarray(ps1[blue][ps1_rows], np.float64) - ps1[red][ps1_rows], crowded,
+        source, ps1_rows, band[ps1_rows] - psfcat["mag"][source],
+        np.hypot(np.hypot(psfcat["sigmag"][source], error), config.intrinsic_scatter_mag),
+        np.asarray(ps1[blue][ps1_rows], np.float64) - ps1[red][ps1_rows],
+        variance[blue] + variance[red], covariance, contaminated,
     )  # fmt: skip
-    return _select(stars, psfcat["snr"][source], config), int((good & outline).sum())
+    crowded = 100.0 * float(np.mean(contaminated > config.isolation_flux_ratio)) if len(stars) else 0.0
+    return _select(stars, psfcat["snr"][source], config), int((good & outline).sum()), crowded
 
 
 def _no_calibrators() -> _Calibrators:
     rows, values = np.zeros(0, np.int64), np.zeros(0)
-    return _Calibrators(rows, rows, values, values, values, values)
+    return _Calibrators(rows, rows, *(values for _ in range(6)))
 
 
 def _center(ra: NDArray[np.generic], dec: NDArray[np.generic]) -> tuple[float, float]:
@@ -294,41 +319,80 @@ def _select(stars: _Calibrators, snr: FloatArray, config: ZeropointConfig) -> _C
 
 
 def fit_line(
-    x: FloatArray, y: FloatArray, sigma: FloatArray, clip_sigma: float, slope_prior: tuple[float, float] | None = None
+    x: FloatArray,
+    y: FloatArray,
+    sigma: FloatArray,
+    clip_sigma: float,
+    slope_prior: tuple[float, float] | None = None,
+    x_variance: FloatArray | None = None,
+    covariance: FloatArray | None = None,
 ) -> LinearFit:
-    """Robust weighted line y = zero + slope x.
+    """Robust line y = zero + slope x through points with errors in both, which may be correlated.
 
     Starts from the median with the prior's (or no) slope, clips at `clip_sigma` robust sigma of the residuals, refits
-    until nothing changes. The covariance (A^T W A)^-1 is scaled by the reduced chi-square where that exceeds 1.
+    until nothing changes. Errors in x would flatten the slope of an ordinary fit, and here they share the error of the
+    catalog magnitude with y: hence the least-squares cubic (York et al. 2004, American Journal of Physics 72, 367) with
+    W = 1 / (sigma^2 + slope^2 var_x - 2 slope cov). The covariance is scaled by the reduced chi-square where that exceeds 1.
 
     Parameters
     ----------
     x, y, sigma : (n,) float64.
     slope_prior : mean and 1 sigma of a Gaussian prior of the slope, or None.
+    x_variance, covariance : (n,) float64, variance of x and covariance of x and y; None: x is exact.
     """
     mean, width = slope_prior if slope_prior is not None else (0.0, np.inf)
-    terms = np.stack([np.ones_like(x), x], axis=-1)
-    information = np.diag([0.0, 1.0 / width**2])
+    var_x = np.zeros_like(x) if x_variance is None else x_variance
+    shared = np.zeros_like(x) if covariance is None else covariance
     residual = y - mean * x
     residual = residual - np.median(residual)
     # The unknown slope widens the first residuals; the clipping that counts follows.
     kept = np.abs(residual) <= 5.0 * max(1.4826 * float(np.median(np.abs(residual))), 1e-3)
-    solution: FloatArray = np.array([np.median(y), mean])
-    covariance: FloatArray = np.zeros((2, 2))
+    zero, slope, errors = float(np.median(y)), mean, np.zeros((2, 2))
+    expected = sigma
     for _ in range(12):
-        weights = kept / sigma**2
-        normal = (terms * weights[:, None]).T @ terms + information
-        covariance = np.asarray(np.linalg.pinv(normal), np.float64)
-        solution = covariance @ ((terms * weights[:, None]).T @ y + information @ np.array([0.0, mean]))
-        residual = y - terms @ solution
+        for _ in range(3):
+            zero, slope, errors = _york(x, y, sigma**2, var_x, shared, kept, slope, mean, width)
+        residual = y - zero - slope * x
+        expected = np.sqrt(np.maximum(sigma**2 + slope**2 * var_x - 2 * slope * shared, 1e-12))
         scatter = 1.4826 * float(np.median(np.abs(residual[kept])))
-        before, kept = kept, np.abs(residual) <= clip_sigma * np.hypot(sigma, max(scatter, 1e-3))
+        before, kept = kept, np.abs(residual) <= clip_sigma * np.hypot(expected, max(scatter, 1e-3))
         if np.array_equal(before, kept) or kept.sum() < 3:
             break
     free = max(1, int(kept.sum()) - 2)
-    chi2 = float(((residual / sigma)[kept] ** 2).sum()) / free
+    chi2 = float(((residual / expected)[kept] ** 2).sum()) / free
     rms = float(np.sqrt((residual[kept] ** 2).sum() / free)) if kept.any() else np.nan
-    return LinearFit(float(solution[0]), float(solution[1]), covariance * max(1.0, chi2), kept, residual, rms)
+    return LinearFit(zero, slope, errors * max(1.0, chi2), kept, residual, rms)
+
+
+def _york(
+    x: FloatArray, y: FloatArray, var_y: FloatArray, var_x: FloatArray, shared: FloatArray, kept: BoolArray,
+    slope: float, mean: float, width: float,
+) -> tuple[float, float, FloatArray]:  # fmt: skip
+    """One iteration of the line: zero, slope and their (2, 2) covariance, from the last slope and a prior of it."""
+    weight = kept / np.maximum(var_y + slope**2 * var_x - 2 * slope * shared, 1e-12)
+    total = max(float(weight.sum()), 1e-300)
+    x_mean, y_mean = float((weight * x).sum()) / total, float((weight * y).sum()) / total
+    u, v = x - x_mean, y - y_mean
+    # Where each point most probably is along the line, given both its errors.
+    adjusted = weight * (u * var_y + slope * v * var_x - (slope * u + v) * shared)
+    bottom = float((weight * adjusted * u).sum()) + 1.0 / width**2
+    new = (float((weight * adjusted * v).sum()) + mean / width**2) / bottom if bottom > 0 else mean
+    middle = x_mean + float((weight * adjusted).sum()) / total
+    information = float((weight * (x_mean + adjusted - middle) ** 2).sum()) + 1.0 / width**2
+    variance = 1.0 / information if information > 0 else 0.0
+    errors = np.array([[1.0 / total + middle**2 * variance, -middle * variance], [-middle * variance, variance]])
+    return y_mean - new * x_mean, new, errors
+
+
+@dataclass(frozen=True)
+class _Spatial:
+    """Residuals over the image: see the attributes of `Zeropoint` of the same names."""
+
+    spatial_mag: FloatArray
+    max_spatial_mag: float
+    patchy_mag: float
+    spatial_terms: FloatArray
+    spatial_errors: FloatArray
 
 
 def _spatial(
@@ -337,64 +401,87 @@ def _spatial(
     fit: LinearFit,
     shape: tuple[int, int] | None,
     config: ZeropointConfig,
-) -> tuple[FloatArray, FloatArray]:
-    """Median residuals in cells of the image and their errors, mag; NaN where fewer than 5 calibrators."""
-    g = config.spatial_grid
-    names = psfcat.dtype.names or ()
-    if shape is None or "xpos" not in names:
-        return np.full((g, g), np.nan), np.full((g, g), np.nan)
+) -> _Spatial:
+    """Median residuals in cells of the image, and the surface through the residuals."""
+    g, none = config.spatial_grid, np.zeros(5)
+    if shape is None or "xpos" not in (psfcat.dtype.names or ()):
+        return _Spatial(np.full((g, g), np.nan), float("nan"), 0.0, none, none)
     rows = stars.source[fit.kept]
-    cell = cell_index(psfcat["xpos"][rows], psfcat["ypos"][rows], shape, g)
+    x, y, residual = psfcat["xpos"][rows], psfcat["ypos"][rows], fit.residual[fit.kept]
+    cell = cell_index(x, y, shape, g)
     count = np.bincount(cell, minlength=g * g)
-    median = np.where(count >= 5, cell_medians(cell, fit.residual[fit.kept], g * g), np.nan)
+    median = np.where(count >= 5, cell_medians(cell, residual, g * g), np.nan)
     # The median of n Gaussian values has 1.25 sigma / sqrt(n).
     error = 1.25 * fit.scatter / np.sqrt(np.maximum(count, 1))
-    return median.reshape(g, g), error.reshape(g, g)
+    worst = np.abs(median)
+    with np.errstate(invalid="ignore"):
+        patchy = float(np.max(worst, where=worst > 4 * error, initial=0.0))
+    largest = float(np.nanmax(worst)) if np.isfinite(worst).any() else float("nan")
+    terms, errors = _fit_surface(x, y, residual, stars.sigma[fit.kept], shape, config)
+    return _Spatial(median.reshape(g, g), largest, patchy, terms, errors)
 
 
-def _hints(
-    fit: LinearFit, filter_: Filter, expected: FilterCalibration, spatial: FloatArray, spatial_error: FloatArray,
-    airmass: float, exptime_s: float, config: ZeropointConfig,
-) -> tuple[str, ...]:  # fmt: skip
-    """Reasons to doubt the image, from the fit's numbers."""
-    limits = CLOUDY_LIMITS[filter_.fid]
-    clear = limits.zp_max - limits.slope * airmass + 2.5 * np.log10(max(exptime_s, 1e-3) / 30.0)
-    low, high = expected.color_coefficient_range
-    error = float(np.sqrt(fit.covariance[1, 1]))
-    hints = []
-    if fit.slope + 3 * error < low or fit.slope - 3 * error > high:
-        hints.append(
-            f"colour coefficient {fit.slope:.3f} outside {low} to {high}: is the filter really {filter_.name}?"
-        )
-    if fit.zero > clear:
-        hints.append(f"zero point {fit.zero:.2f} above {clear:.2f}, the most a clear sky gives")
-    if fit.zero < clear - config.max_extinction_mag:
-        hints.append(f"zero point {fit.zero:.2f} is {clear - fit.zero:.2f} mag below {clear:.2f}: clouds")
-    if fit.scatter > limits.rms_max:
-        hints.append(f"scatter {fit.scatter:.3f} mag above {limits.rms_max}: clouds or wrong matches")
-    worst = np.abs(spatial)
-    doubtful = (worst > config.max_spatial_mag) & (worst > 4 * spatial_error)
-    if doubtful.any():
-        hints.append(
-            f"zero point varies by {worst[doubtful].max():.3f} mag over the image: patchy clouds or a bad flat"
-        )
-    return tuple(hints)
+def _fit_surface(
+    x: FloatArray,
+    y: FloatArray,
+    residual: FloatArray,
+    sigma: FloatArray,
+    shape: tuple[int, int],
+    config: ZeropointConfig,
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted least squares for the five terms of the surface and a constant, with errors; zeros if stars are too few.
+
+    A Gaussian prior of `spatial_prior_mag` on each term keeps corners without stars at rest.
+    """
+    if residual.size < config.min_for_surface:
+        return np.zeros(5), np.zeros(5)
+    terms = np.column_stack([np.ones(residual.size), _surface(*_unit_square(x, y, shape))])
+    weighted = terms / sigma[:, None] ** 2
+    normal = weighted.T @ terms + np.diag([0.0, *[config.spatial_prior_mag**-2] * 5])
+    covariance = np.linalg.inv(normal)
+    solution = covariance @ (weighted.T @ residual)
+    chi2 = float((((residual - terms @ solution) / sigma) ** 2).sum()) / max(1, residual.size - 6)
+    return solution[1:], np.sqrt(np.diag(covariance)[1:] * max(1.0, chi2))
+
+
+def _unit_square(x: FloatArray, y: FloatArray, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Pixel positions as coordinates that run from -1 to 1 over the image."""
+    ny, nx = shape
+    return (np.asarray(x, np.float64) - (nx - 1) / 2) / (nx / 2), (np.asarray(y, np.float64) - (ny - 1) / 2) / (ny / 2)
+
+
+def _surface(u: FloatArray, v: FloatArray) -> FloatArray:
+    """The five terms of the residual surface, (n, 5), each with mean 0 over the image."""
+    return np.column_stack([u, v, u * u - 1 / 3, u * v, v * v - 1 / 3])
+
+
+_GRID_U, _GRID_V = (axis.ravel() for axis in np.meshgrid(np.linspace(-0.95, 0.95, 20), np.linspace(-0.95, 0.95, 20)))
+
+
+def spatial_surface(terms: FloatArray, x: FloatArray, y: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """The residual surface at pixel positions, mag: add it to calibrated magnitudes to take it out.
+
+    s = t1 u + t2 v + t3 (u^2 - 1/3) + t4 u v + t5 (v^2 - 1/3) with u = (x - (nx-1)/2) / (nx/2), v likewise, 0-based pixels.
+    """
+    return np.asarray(_surface(*_unit_square(x, y, shape)) @ terms, np.float64)
 
 
 def _collect(
-    stars: _Calibrators, fit: LinearFit, fitted: bool, n_catalog: int, filter_: Filter, spatial: FloatArray,
-    hints: tuple[str, ...],
+    stars: _Calibrators, fit: LinearFit, fitted: bool, n_catalog: int, filter_: Filter, expected: FilterCalibration,
+    spatial: _Spatial, zp_clear_mag: float, crowded: float,
 ) -> Zeropoint:  # fmt: skip
     """Everything the caller and the header get."""
     color, kept = stars.color[fit.kept], fit.kept
+    slope_error, away = float(np.sqrt(fit.covariance[1, 1])), fit.slope - expected.nominal_color_coefficient
+    doubt = float(np.sign(away) * max(abs(away) - 3 * slope_error, 0.0))
     return Zeropoint(
         magzp=fit.zero, magzpunc=float(np.sqrt(fit.covariance[0, 0])), magzprms=fit.scatter,
-        clrcoeff=fit.slope, clrcounc=float(np.sqrt(fit.covariance[1, 1])), zpclrcov=float(fit.covariance[0, 1]),
+        clrcoeff=fit.slope, clrcounc=slope_error, zpclrcov=float(fit.covariance[0, 1]),
         nmatches=int(kept.sum()), n_catalog=n_catalog, pcolor=filter_.pcolor,
         zpmed=float(np.median(stars.difference)), zpavg=float(stars.difference.mean()),
         zprmsall=float(stars.difference.std()),
         clrmed=float(np.median(color)), clravg=float(color.mean()), clrrms=float(color.std()),
-        color_fitted=fitted, spatial_mag=spatial,
-        max_spatial_mag=float(np.nanmax(np.abs(spatial))) if np.isfinite(spatial).any() else float("nan"),
-        hints=hints, source_index=stars.source[kept], ps1_index=stars.ps1[kept], residual_mag=fit.residual[kept],
+        color_fitted=fitted, **vars(spatial), zp_clear_mag=zp_clear_mag, crowded_percent=crowded,
+        clrcoeff_doubt=expected.nominal_color_coefficient + doubt,
+        source_index=stars.source[kept], ps1_index=stars.ps1[kept], residual_mag=fit.residual[kept],
     )  # fmt: skip

@@ -16,8 +16,8 @@ class Psf(Protocol):
     def fwhm_px(self) -> float:
         """Full width at half maximum at the image centre, pixels."""
 
-    def stamp(self, x: float, y: float, size: int = 25) -> np.ndarray:
-        """(size, size) float32 of sum 1: the PSF at image position (x, y), centred on the stamp."""
+    def stamp(self, x: float, y: float, size: int = 25, dx: float = 0.0, dy: float = 0.0) -> np.ndarray:
+        """(size, size) float32 of sum 1: the PSF at image position (x, y), off the stamp's centre by (dx, dy) px."""
 
 
 @dataclass(frozen=True)

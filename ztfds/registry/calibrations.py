@@ -1,14 +1,15 @@
-"""Calibration images: which bias or flat is valid for an exposure."""
+"""Calibration images: which bias, flat or smooth map is valid for an exposure; and the figures of readout channels over time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ztfds.registry.database import Cursor, fetch_all, fetch_one, insert, transaction
 from ztfds.survey.errors import CalibrationMissing
 
-BIAS, FLAT = "bias", "hifreqflat"
+BIAS, FLAT, LAMP, LOW_FLAT = "bias", "hifreqflat", "lampcorr", "lownuflat"
 
 
 def record(cursor: Cursor, values: Mapping[str, Any]) -> None:
@@ -19,7 +20,7 @@ def record(cursor: Cursor, values: Mapping[str, Any]) -> None:
     cursor : psycopg2 cursor
     values : mapping
         calid, caltype, nid, ccdid, rcid, fid (0 for a bias), valid_from_jd, provenance_id, data_id, unc_id, cmask_id,
-        accepted, reason, nframes.
+        accepted, reason, nframes, version; valid_to_jd where the validity ends at a known time.
     """
     insert(cursor, "calibrations", values, "on conflict (provenance_id) do nothing")
 
@@ -30,7 +31,7 @@ def valid(dsn: str, caltype: str, rcid: int, fid: int, jd: float) -> dict[str, A
     Parameters
     ----------
     dsn : str
-    caltype : {'bias', 'hifreqflat'}
+    caltype : {'bias', 'hifreqflat', 'lampcorr', 'lownuflat'}
     rcid : int
         Readout channel.
     fid : int
@@ -64,12 +65,27 @@ def valid(dsn: str, caltype: str, rcid: int, fid: int, jd: float) -> dict[str, A
     return row
 
 
-def previous(dsn: str, caltype: str, rcid: int, fid: int, before_jd: float) -> dict[str, Any] | None:
-    """The last accepted calibration that became valid before a time: what a new one is compared with."""
+def find(dsn: str, caltype: str, rcid: int, fid: int, jd: float) -> dict[str, Any] | None:
+    """The same as `valid`, None where there is none: what is applied where it exists, and what a new one is compared with."""
     try:
-        return valid(dsn, caltype, rcid, fid, before_jd)
+        return valid(dsn, caltype, rcid, fid, jd)
     except CalibrationMissing:
         return None
+
+
+def lamp_of(row: Mapping[str, Any] | None) -> int:
+    """Number of the lamp correction that a calibration stands on; 0 for none."""
+    return int((row["data"].get("meta") or {}).get("lampid") or 0) if row else 0
+
+
+def low_flat_for(dsn: str, flat_row: Mapping[str, Any], jd: float) -> dict[str, Any] | None:
+    """The low-frequency flat that goes with a flat, None if there is none.
+
+    It was measured with stars on images that flats of one lamp correction had flattened: with flats of another it would
+    correct the lamp twice or not at all, and is not used.
+    """
+    low = find(dsn, LOW_FLAT, int(flat_row["rcid"]), int(flat_row["fid"]), jd)
+    return low if low and lamp_of(low) == lamp_of(flat_row) else None
 
 
 def of_night(dsn: str, nid: int) -> list[dict[str, Any]]:
@@ -86,6 +102,13 @@ def decide(dsn: str, calibration_id: int, accepted: bool, reason: str) -> None:
         cursor.execute(statement, (accepted, reason, calibration_id))
 
 
+def expire(dsn: str, calibration_id: int, valid_to_jd: float | None) -> None:
+    """Declare the end of the validity of a calibration (None: open again)."""
+    with transaction(dsn) as cursor:
+        statement = "update calibrations set valid_to_jd = %s where calibration_id = %s"
+        cursor.execute(statement, (valid_to_jd, calibration_id))
+
+
 def frames(dsn: str, nid: int, ccdid: int, imgtype: str, fid: int | None = None) -> list[dict[str, Any]]:
     """The ingested raw calibration frames of a night, CCD and image type (and filter), in order of time.
 
@@ -98,3 +121,61 @@ def frames(dsn: str, nid: int, ccdid: int, imgtype: str, fid: int | None = None)
             and (%(fid)s::smallint is null or e.fid = %(fid)s) and f.state in ('ingested', 'processed', 'calibrated')
         order by e.obsjd"""
     return fetch_all(dsn, query, {"nid": nid, "ccdid": ccdid, "imgtype": imgtype, "fid": fid})
+
+
+# -- channels over time ------------------------------------------------------------------------------------------------
+
+
+def split_history(dsn: str, rcid: int, jd: float, count: int, max_age_d: float) -> list[dict[str, float | None]]:
+    """Metrics of the last good split quadrants of a channel before a time, the latest first."""
+    query = """
+        select metrics from split_quality
+        where rcid = %(rcid)s and flags = 0 and jd < %(jd)s and jd > %(jd)s - %(age)s order by jd desc limit %(count)s"""
+    found = fetch_all(dsn, query, {"rcid": rcid, "jd": jd, "age": max_age_d, "count": count})
+    return [row["metrics"] for row in found]
+
+
+def record_split(cursor: Cursor, values: Mapping[str, Any]) -> None:
+    """Keep the figures of a split quadrant; those of an earlier version of the same are replaced.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+    values : mapping
+        exposure, rcid, jd, fid, provenance_id, metrics (mapping of str to float), flags, reasons.
+    """
+    tail = """
+        on conflict (exposure, rcid) do update set provenance_id = excluded.provenance_id, metrics = excluded.metrics,
+            flags = excluded.flags, reasons = excluded.reasons"""
+    insert(cursor, "split_quality", values, tail)
+
+
+def trend(
+    dsn: str, caltype: str, rcid: int, fid: int, before_jd: float = math.inf, count: int = 1000, *, good: bool = False
+) -> list[dict[str, Any]]:
+    """Figures of a channel over time, the latest first: rows of jd, metrics, accepted, flags, reasons.
+
+    Parameters
+    ----------
+    dsn : str
+    caltype : {'bias', 'hifreqflat'}
+        Biases tell read noise and level; flats gain, saturation and lamp.
+    rcid, fid : int
+    before_jd : float
+        Only earlier ones.
+    count : int
+        At most so many.
+    good : bool
+        Only accepted ones without a flag.
+    """
+    query = """
+        select jd, metrics, accepted, flags, reasons, provenance_id from channel_trends
+        where caltype = %(caltype)s and rcid = %(rcid)s and fid = %(fid)s and jd < %(jd)s
+            and (not %(good)s or (accepted and flags = 0)) order by jd desc limit %(count)s"""
+    about = {"caltype": caltype, "rcid": rcid, "fid": fid, "jd": before_jd, "good": good, "count": count}
+    return fetch_all(dsn, query, about)
+
+
+def record_trend(cursor: Cursor, values: Mapping[str, Any]) -> None:
+    """Keep the figures of a bias or flat: provenance_id, caltype, rcid, fid, nid, jd, metrics, accepted, flags, reasons."""
+    insert(cursor, "channel_trends", values, "on conflict (provenance_id) do nothing")

@@ -12,7 +12,7 @@ from psycopg2 import sql
 
 from ztfds.alerts.association import RADIUS_ARCSEC
 from ztfds.registry import sky
-from ztfds.registry.database import Cursor, copy_rows, insert, rows, transaction
+from ztfds.registry.database import Cursor, copy_rows, fetch_all, insert, rows, transaction
 from ztfds.survey import ids
 
 _CHUNK = 40
@@ -281,6 +281,33 @@ def covering(
     every = rows(cursor, query, (jd_from, jd_to))
     covers = [sky.inside_polygon(ra, dec, row["corners"]) for row in every]
     return [[row for row, inside in zip(every, covers, strict=True) if inside[i]] for i in range(len(ra))]
+
+
+def difference_files(dsn: str, pids: Sequence[int]) -> dict[int, dict[str, dict[str, Any]]]:
+    """Files of difference images.
+
+    Returns
+    -------
+    dict of pid to dict of kind to row
+        Rows have ``path`` below the archive root and ``bytes``.
+    """
+    found: dict[int, dict[str, dict[str, Any]]] = {int(pid): {} for pid in pids}
+    query = (
+        "select d.pid, p.kind, p.path, p.bytes from diffimages d join products p using (provenance_id)"
+        " where d.pid = any(%s) and p.kind in ('scimrefdiffimg', 'diffimgpsf')"
+    )
+    for row in fetch_all(dsn, query, (list(found),)) if found else ():
+        found[row["pid"]][row["kind"]] = row
+    return found
+
+
+def reference_catalogs(dsn: str, reference_ids: Sequence[int]) -> dict[int, str]:
+    """Places of the PSF catalogs of references, below the archive root; those without one are left out."""
+    query = (
+        "select r.reference_id, p.path from references_ r join products p using (provenance_id)"
+        " where r.reference_id = any(%s) and p.kind = 'refpsfcat'"
+    )
+    return {row["reference_id"]: row["path"] for row in fetch_all(dsn, query, (list(reference_ids),))}
 
 
 def coverage_counts(cursor: Cursor, ra: np.ndarray, dec: np.ndarray, before_jd: float, reach_deg: float) -> np.ndarray:

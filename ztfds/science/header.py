@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +19,21 @@ from ztfds.survey.errors import MissingKeyword
 _DROPPED = frozenset(
     {
         "EXTNAME", "BZERO", "BSCALE", "BLANK", "CHECKSUM", "DATASUM", "XTENSION", "SIMPLE", "BITPIX", "NAXIS", "NAXIS1",
-        "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "TFIELDS", "ZIMAGE", "WCSAXES", "CTYPE1", "CTYPE2", "CUNIT1", "CUNIT2",
-        "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2", "PC1_1", "PC1_2", "PC2_1", "PC2_2",
-        "CDELT1", "CDELT2", "LONPOLE", "LATPOLE", "RADESYS", "EQUINOX", "WCSNAME", "MJDREF", "SATURATE",
+        "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "TFIELDS", "ZIMAGE", "WCSAXES", "RADECSYS", "MJDREF", "SATURATE",
     }
 )  # fmt: skip
+_OLD_WORLD = re.compile(
+    r"((CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC)\d_\d|(PV|PS)\d_\d+|WCSNAME|LONPOLE|LATPOLE|RADESYS|EQUINOX)[A-Z]?"
+    r"|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|(CPDIS|CQDIS|D2IMDIS)\d|PROJP\d"
+)
+"""World coordinates of any convention in a raw header: left in, they would contradict or distort the solved ones."""
 _NOTES = (
     "*** photometric-calibration keywords below are from PSF-fitting:",
     "*** will also be applicable to aperture measurements on point",
     "*** sources using psf_mag-aper_mag corrections below (if available)",
 )
+_SURFACE = ("u", "v", "u*u-1/3", "u*v", "v*v-1/3")
+"""Terms of the zero point's surface; u, v: -1 to 1 over x and y of the image (`photometry.zeropoint.spatial_surface`)."""
 PROCESSING_VERSION = 1
 
 
@@ -60,7 +67,7 @@ def start(primary: fits.Header, extension: fits.Header) -> fits.Header:
     for source in (primary, extension):
         for card in source.cards:
             keyword = card.keyword
-            if keyword in _DROPPED or keyword.startswith(("PV1_", "PV2_")) or not keyword.strip():
+            if keyword in _DROPPED or _OLD_WORLD.fullmatch(keyword) or not keyword.strip():
                 continue
             if keyword in ("COMMENT", "HISTORY"):
                 out.add_comment(str(card.value)) if keyword == "COMMENT" else out.add_history(str(card.value))
@@ -143,6 +150,23 @@ def set_quality(header: fits.Header, metrics: dict[str, float], infobits: int, s
     header["STATUS"] = (status, "overall processing flag: 0 = bad; 1 = usable")
     _set(header, "SKYSIG", metrics.get("pixel_noise_dn", math.nan), "[DN] Sky noise of a pixel")
     _set(header, "MEDSKY", metrics.get("median_background_dn", math.nan), "[DN] Median sky level")
+
+
+def set_reasons(header: fits.Header, reasons: Sequence[str], version: int) -> None:
+    """Version of the quality rules, and which of them are broken, in words (HISTORY)."""
+    header["INFOVERS"] = (version, "Version of the table of INFOBITS limits")
+    for reason in reasons:
+        header.add_history(f"INFOBITS {reason}")
+
+
+def set_spatial(header: fits.Header, zeropoint: Zeropoint | None, applied: bool) -> None:
+    """The surface through the calibrators' residuals: how far the zero point departs from MAGZP over the image."""
+    if zeropoint is None:
+        return
+    for k, (value, term) in enumerate(zip(zeropoint.spatial_terms, _SURFACE, strict=True), start=1):
+        header[f"ZPSP{k}"] = (float(value), f"[mag] zero point surface: coefficient of {term}")
+    header["ZPSPRMS"] = (zeropoint.spatial_rms_mag, "[mag] RMS over the image of that surface")
+    header["ZPSPAPP"] = (applied, "whether mag in the PSF catalog contains it")
 
 
 def _bits_text(infobits: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,25 @@ BRIGHT_STAR_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("mag", "f8")])
 """Bright catalog stars: position in pixels of this quadrant (0-based, may lie outside the image) and magnitude."""
 
 
+@dataclass(frozen=True)
+class Artifacts:
+    """What was found.
+
+    Attributes
+    ----------
+    mask : (ny, nx) uint16
+        The given mask with SPIKE, TRACK, GHOST, HALO (and LOW_RESPONSE along the edges if `edge_px` > 0) added.
+    tracks : list of Track
+        The most significant first.
+    n_hit_pixels : int
+        Pixels hit by radiation.
+    """
+
+    mask: np.ndarray
+    tracks: list[Track]
+    n_hit_pixels: int
+
+
 def mask_artifacts(
     pixels: np.ndarray,
     mask: np.ndarray,
@@ -31,7 +51,7 @@ def mask_artifacts(
     bright_stars: np.ndarray | None = None,
     optical_axis: tuple[float, float] | None = None,
     pixel_scale_arcsec: float = 1.012,
-) -> np.ndarray:
+) -> Artifacts:
     """Add the artefacts of a detrended image to its mask.
 
     Parameters
@@ -52,15 +72,14 @@ def mask_artifacts(
     bright_stars : structured array of `BRIGHT_STAR_DTYPE` or (n, 3) float, optional
         Stars for ghosts and halos, also those beyond the borders within reach.
     optical_axis : (x, y), optional
-        Where the optical axis pierces the focal plane in pixels of this quadrant; needed by ghosts whose
-        `radial_scale` is not 1 (without it those are left out).
+        Where the optical axis pierces the focal plane in pixels of this quadrant; needed by ghosts that depend on the
+        star's distance from it (without it those are left out).
     pixel_scale_arcsec : float
         Arcsec per pixel.
 
     Returns
     -------
-    (ny, nx) uint16
-        The mask with SPIKE, TRACK, GHOST, HALO (and LOW_RESPONSE along the edges if `edge_px` > 0) added.
+    Artifacts
     """
     pixels, out = np.ascontiguousarray(pixels, np.float32), np.array(mask, np.uint16, order="C")
     level = _level_map(background, pixels.shape)
@@ -76,7 +95,7 @@ def mask_artifacts(
         paint_ghosts(out, bright_stars, config.ghosts, optical_axis, pixel_scale_arcsec)
     paint_edges(out, config.edge_px)
     logger.info("masked %d pixels of radiation hits, %d tracks", n_hits, len(tracks))
-    return out
+    return Artifacts(out, tracks, n_hits)
 
 
 def _level_map(background: np.ndarray | float, shape: tuple[int, ...]) -> np.ndarray:
@@ -146,17 +165,18 @@ def paint_ghosts(
 ) -> None:
     """Set GHOST and HALO in `mask` (ny, nx) uint16 around (or opposite) each star bright enough for a model.
 
-    The centre is axis + radial_scale * (star - axis); `stars` as for `mask_artifacts`.
+    Geometry: `GhostModel`; `stars` as for `mask_artifacts`.
     """
     for x, y, mag in _rows(stars):
         for model in models:
-            if not mag <= model.max_mag or (optical_axis is None and model.radial_scale != 1.0):
+            needs_axis = model.radial_scale != 1.0 or model.size_per_deg != 0.0
+            if not mag <= model.max_mag or (optical_axis is None and needs_axis):
                 continue
             ax, ay = optical_axis or (x, y)
             cx, cy = ax + model.radial_scale * (x - ax), ay + model.radial_scale * (y - ay)
+            radii = model.radii_arcsec(mag, math.hypot(x - ax, y - ay) * pixel_scale_arcsec / 3600.0)
             bit = bits.HALO if model.kind == "halo" else bits.GHOST
-            inner, outer = model.inner_radius_arcsec / pixel_scale_arcsec, model.radius_arcsec / pixel_scale_arcsec
-            lines.paint_annulus(mask, bit, cx, cy, inner, outer)
+            lines.paint_annulus(mask, bit, cx, cy, *(radius / pixel_scale_arcsec for radius in radii))
 
 
 def _rows(stars: np.ndarray) -> np.ndarray:

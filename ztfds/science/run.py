@@ -23,9 +23,10 @@ from ztfds.photometry.fit import PsfPhotometry
 from ztfds.photometry.psf import PsfModel
 from ztfds.photometry.zeropoint import Zeropoint
 from ztfds.science import header as cards
-from ztfds.science.masks import mask_artifacts
+from ztfds.science.masks import Artifacts, mask_artifacts
 from ztfds.science.pointing import boresight, pointing
-from ztfds.survey import bits, filters
+from ztfds.science.tracks import track_table
+from ztfds.survey import bits, filters, ids
 from ztfds.survey.camera import Camera, ccd_qid
 from ztfds.survey.errors import AstrometryFailed, BadData, PhotometryFailed, PsfFailed
 from ztfds.survey.fields import unit_vector
@@ -79,11 +80,13 @@ class ScienceProducts:
     psf : PsfModel or None
     background : Background
     infobits, status : int
-        Quality bits; 1 usable, 0 not.
+        Quality bits, with those that only the database keeps (`survey.bits.DATABASE_BITS`); 1 usable, 0 not.
     reasons : list of str
         Why bits are set, named failures first.
     qa : dict of str to float
     log : list of str
+    tracks : structured array of science.tracks.TRACK_DTYPE or None
+        Satellite and aircraft tracks with both their ends; None when not looked for.
     """
 
     pixels: np.ndarray
@@ -98,6 +101,7 @@ class ScienceProducts:
     reasons: list[str]
     qa: dict[str, float]
     log: list[str]
+    tracks: np.ndarray | None = None
 
 
 @dataclass
@@ -150,7 +154,8 @@ def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
     scene = measure.prepare(pixels, mask, gain, readnoise, saturate, config.photometry)
     _note_scene(notes, scene)
     solution = _astrometry(inputs, scene, guesses, config, notes)
-    mask = _mask(inputs, pixels, scene, readnoise, solution.wcs if solution else guess, config, notes)
+    artifacts = _mask(inputs, pixels, scene, readnoise, solution.wcs if solution else guess, config, notes)
+    mask, tracks = artifacts.mask, track_table(artifacts.tracks, pixels.shape, solution.wcs if solution else None)
     scene = measure.with_mask(scene, mask)
     photometry, psf = _psf_photometry(scene, config, notes)
     sexcat, footprint = _apertures(scene, photometry, config, notes)
@@ -160,17 +165,36 @@ def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
     corrections = _aperture_corrections(psfcat, sexcat, config, notes)
     background = photometry.background if photometry else scene.background
     _limits(psfcat, psf, background, gain, zp, config, notes)
+    _check_limit(scene, photometry, psf, zp, config, notes)
     _mark_sources(mask, footprint, psfcat)
 
     notes.metrics |= inputs.split.qa
     _count_pixels(mask, notes)
-    infobits, status, broken = bits.evaluate(notes.metrics, who.fid, inputs.camera.area_fraction)
+    night, area = ids.night_iso(ids.nid(who.jd)), inputs.camera.area_fraction
+    infobits, status, broken = bits.evaluate(notes.metrics, who.fid, area, night)
+    flags, doubts = bits.flags(notes.metrics, who.fid, area, night)
+    for doubt in doubts:
+        notes.say(f"doubt: {doubt}")
     notes.say(f"status {status}, infobits {infobits}")
     header = _header(inputs, who, band, solution, guess, zp, corrections, saturate, notes.metrics, infobits, status)
+    cards.set_reasons(header, broken, bits.rules_version(night))
+    cards.set_spatial(header, zp, config.zeropoint.apply_spatial)
     qa = {name: float(value) for name, value in notes.metrics.items()}
-    reasons = notes.failures + broken
+    reasons = notes.failures + broken + doubts
     return ScienceProducts(
-        pixels, mask, header, psfcat, sexcat, psf, background, infobits, status, reasons, qa, notes.lines
+        pixels,
+        mask,
+        header,
+        psfcat,
+        sexcat,
+        psf,
+        background,
+        infobits | flags,
+        status,
+        reasons,
+        qa,
+        notes.lines,
+        tracks,
     )
 
 
@@ -259,22 +283,25 @@ def _mask(
     wcs: WCS,
     config: ScienceConfig,
     notes: _Notes,
-) -> np.ndarray:
-    """Mask with radiation hits, tracks, ghosts and halos."""
+) -> Artifacts:
+    """Radiation hits, tracks, ghosts and halos."""
     stars = _bright_stars(inputs, wcs, config)
     who = ccd_qid(inputs.split.rcid)
     nominal = inputs.camera.approximate_wcs(*boresight(inputs.primary), *who)
     axis = nominal.world_to_pixel_values(*boresight(inputs.primary))
-    mask = mask_artifacts(
+    found = mask_artifacts(
         pixels, scene.mask, scene.background.level, scene.gain, readnoise, scene.fwhm_px, config.masks, stars,
         (float(axis[0]), float(axis[1])), inputs.camera.pixel_scale_arcsec,
     )  # fmt: skip
     for name, bit in (("spike", bits.SPIKE), ("track", bits.TRACK), ("ghost", bits.GHOST), ("halo", bits.HALO)):
-        notes.metrics[f"{name}_pixels"] = float(np.count_nonzero(mask & np.uint16(bit)))
-    notes.say(
-        f"{notes.metrics['spike_pixels']:.0f} pixels hit by radiation, {notes.metrics['track_pixels']:.0f} in tracks"
-    )
-    return mask
+        notes.metrics[f"{name}_pixels"] = float(np.count_nonzero(found.mask & np.uint16(bit)))
+    notes.metrics["n_tracks"] = float(len(found.tracks))
+    notes.say(f"{found.n_hit_pixels} pixels hit by radiation, {notes.metrics['track_pixels']:.0f} in tracks")
+    for track in found.tracks:
+        notes.say(
+            f"track from ({track.x0:.0f}, {track.y0:.0f}) to ({track.x1:.0f}, {track.y1:.0f}), {track.peak_dn:.1f} DN"
+        )
+    return found
 
 
 def _bright_stars(inputs: ScienceInputs, wcs: WCS, config: ScienceConfig) -> np.ndarray:
@@ -376,10 +403,11 @@ def _zero_point(
         "magzpunc": zp.magzpunc,
         "clrcoeff": zp.clrcoeff,
         "max_spatial_mag": zp.max_spatial_mag,
-        "doubts": float(len(zp.hints)),
+        "spatial_rms_mag": zp.spatial_rms_mag,
     }
-    for hint in zp.hints:
-        notes.say(f"doubt: {hint}")
+    if config.zeropoint.apply_spatial:
+        shape = inputs.split.pixels.shape
+        psfcat["mag"] += zeropoint.spatial_surface(zp.spatial_terms, psfcat["xpos"], psfcat["ypos"], shape)
     notes.say(f"zero point {zp.magzp:.3f} mag, rms {zp.magzprms:.3f} mag, {zp.nmatches} calibrators")
     return zp
 
@@ -415,6 +443,34 @@ def _limits(
         notes.metrics["maglim_catalog_mag"] = zp.magzp - 2.5 * math.log10(catalog)
     notes.metrics["maglim_mag"] = notes.metrics.get("maglim_catalog_mag", notes.metrics["maglim_formula_mag"])
     notes.say(f"limiting magnitude {notes.metrics['maglim_mag']:.2f}")
+
+
+def _check_limit(
+    scene: measure.Scene,
+    photometry: PsfPhotometry | None,
+    psf: PsfModel | None,
+    zp: Zeropoint | None,
+    config: ScienceConfig,
+    notes: _Notes,
+) -> None:
+    """Put stars of the limiting magnitude into the image and look for them."""
+    if photometry is None or psf is None or zp is None:
+        return
+    limit = 10 ** (0.4 * (zp.magzp - notes.metrics["maglim_mag"]))
+    found = limits.inject(
+        photometry, scene.data, scene.usable, psf, scene.gain, limit, config.photometry.detection, config.injection
+    )
+    notes.metrics["n_injected"] = float(found.number.sum())
+    if not found.number.all():
+        return
+    notes.metrics["injected_recovered_percent"] = 100.0 * found.fraction_at(limit)
+    half = found.half_flux_dn
+    if math.isfinite(half):
+        notes.metrics["maglim_injected_mag"] = zp.magzp - 2.5 * math.log10(half)
+    notes.say(
+        f"of stars put in at the limiting magnitude {notes.metrics['injected_recovered_percent']:.0f} % are found, "
+        f"half of those at {notes.metrics.get('maglim_injected_mag', math.nan):.2f}"
+    )
 
 
 def _mark_sources(mask: np.ndarray, footprint: np.ndarray, psfcat: np.ndarray | None) -> None:

@@ -6,11 +6,29 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.wcs import WCS
 from scipy.ndimage import uniform_filter
 
 from ztfds.config.detrend import MaskConfig
 from ztfds.kernels import lines as kernels
 
+TRACK_DTYPE = np.dtype(
+    [
+        *[("x0", "f8"), ("y0", "f8"), ("x1", "f8"), ("y1", "f8")],
+        *[("ra0", "f8"), ("dec0", "f8"), ("ra1", "f8"), ("dec1", "f8")],
+        *[("leaves0", "?"), ("leaves1", "?"), ("length", "f4"), ("half_width", "f4")],
+        *[("peak", "f4"), ("sigma", "f4"), ("filled", "f4")],
+    ]
+)
+"""Table of tracks: both ends in pixels (0-based in memory) and deg (NaN without a solution); whether the track leaves
+the image at that end; length and masked half-width, pixels; brightness along its middle, DN per pixel; significance; share
+of pieces between the ends that show it."""
+TRACK_UNITS = {
+    **dict.fromkeys(("x0", "y0", "x1", "y1", "length", "half_width"), "pixel"),
+    **dict.fromkeys(("ra0", "dec0", "ra1", "dec1"), "deg"),
+    "peak": "DN",
+}
+TRACK_PIXEL_COLUMNS = ("x0", "y0", "x1", "y1")
 Line = tuple[float, float, float, float]
 """x0, y0, x1, y1 of the two ends."""
 
@@ -54,6 +72,35 @@ class Track:
     def length(self) -> float:
         """Length, pixels."""
         return math.hypot(self.x1 - self.x0, self.y1 - self.y0)
+
+
+def track_table(tracks: list[Track], shape: tuple[int, ...], wcs: WCS | None) -> np.ndarray:
+    """Tracks as rows of `TRACK_DTYPE`.
+
+    Parameters
+    ----------
+    tracks : list of Track
+    shape : (ny, nx)
+        Of the image.
+    wcs : WCS or None
+        Solution of the image; without one the sky positions are NaN.
+
+    Returns
+    -------
+    (n,) structured array
+    """
+    table = np.zeros(len(tracks), TRACK_DTYPE)
+    for row, track in zip(table, tracks, strict=True):
+        row["x0"], row["y0"], row["x1"], row["y1"] = track.x0, track.y0, track.x1, track.y1
+        row["length"], row["half_width"] = track.length, track.half_width
+        row["peak"], row["sigma"], row["filled"] = track.peak_dn, track.sigma, track.filled_fraction
+    for end in "01":
+        x, y = table[f"x{end}"], table[f"y{end}"]
+        inside = np.minimum(np.minimum(x, shape[1] - 1 - x), np.minimum(y, shape[0] - 1 - y))
+        table[f"leaves{end}"] = inside < 1.0
+        sky = (np.nan, np.nan) if wcs is None else wcs.all_pix2world(x, y, 0) if len(table) else ((), ())
+        table[f"ra{end}"], table[f"dec{end}"] = sky
+    return table
 
 
 def find_tracks(
@@ -159,7 +206,8 @@ def _judge(
         d0, d1, _ = kernels.best_offsets(
             np.clip(strip, -config.track_clip_sigma * noise, config.track_clip_sigma * noise), _SEARCH_REACH
         )
-        line = _shifted(line, d0, d1)
+        # Moved sideways, the ends have left the border: the line goes on to it, or stops there.
+        line = _clip_to_image(_shifted(line, d0, d1), pixels.shape) or line
     strip = _strip(pixels, level, state, line)
     seen = _best_part(strip, noise, config)
     if seen is None:
@@ -167,7 +215,7 @@ def _judge(
     low, high, shown = seen
     part = strip[int(low * strip.shape[0]) : int(high * strip.shape[0])]
     profile = _profile(part)
-    half_width = _half_width(profile, noise / math.sqrt(part.shape[0]), config)
+    half_width = _half_width(profile, noise, part.shape[0], config)
     if _is_defect(line, profile, config):
         return None
     x0, y0, x1, y1 = line
@@ -281,12 +329,15 @@ def _profile(strip: np.ndarray) -> np.ndarray:
     return profile - np.median(np.concatenate((profile[:8], profile[-8:])))
 
 
-def _half_width(profile: np.ndarray, noise: float, config: MaskConfig) -> float:
-    """Distance from the middle beyond which the profile stays below 2 % of its peak (or its noise), pixels."""
+def _half_width(profile: np.ndarray, noise: float, rows: int, config: MaskConfig) -> float:
+    """Distance (px) from the middle at which a profile of `rows` rows stays below the light that may be left unmasked.
+
+    Where crowding or a short track make the profile noisier than that, twice its error takes the limit's place.
+    """
     middle = profile.size // 2
     sides = np.concatenate((profile[: middle // 2], profile[-(middle // 2) :]))
-    scatter = max(_MEDIAN_NOISE * noise, 1.4826 * float(np.median(np.abs(sides))))
-    floor = max(0.02 * profile[middle], 2.0 * scatter)
+    scatter = max(_MEDIAN_NOISE * noise / math.sqrt(rows), 1.4826 * float(np.median(np.abs(sides))))
+    floor = max(config.track_left_sigma * noise, 2.0 * scatter)
     reach = 1
     for side in (profile[middle:], profile[middle::-1]):
         below = np.flatnonzero(side < floor)

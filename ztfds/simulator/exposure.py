@@ -23,6 +23,8 @@ _BANDS = "gri"
 _MARGIN_PX = 60.0
 _HALO_RADIUS_PX, _GHOST_OUTER_PX, _GHOST_INNER_PX = 364.0, 130.0, 55.0
 _FAINT_DN = 0.03
+TRUTH_SNR = 3.0
+"""Sources that are not events are left out of truth tables below this S/N."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,13 @@ def _calibration_light(plan: Plan, exposure: PlannedExposure, detector: Quadrant
 
 
 def make_scene(
-    plan: Plan, exposure: PlannedExposure, rcid: int, *, with_events: bool = True, extra_cloud_mag: float = 0.0
+    plan: Plan,
+    exposure: PlannedExposure,
+    rcid: int,
+    *,
+    with_events: bool = True,
+    extra_cloud_mag: float = 0.0,
+    least_snr: float = TRUTH_SNR,
 ) -> Scene:
     """Paint the sky of one quadrant without any noise.
 
@@ -111,15 +119,15 @@ def make_scene(
         False leaves out supernovae, asteroids, fast movers and satellite trails.
     extra_cloud_mag : float
         Grey cloud on top of the night's weather.
+    least_snr : float
+        Faintest source, not an event, that gets a truth row.
     """
     state = conditions(plan, exposure, extra_cloud_mag)
-    wcs = quadrant_wcs(plan, state, rcid)
-    optics, sky = plan.config.optics, plan.config.sky
-    psf = PsfField(plan.seed, rcid, plan.camera.quadrant_shape, state.seeing, optics)
     image = _background(plan, state)
-    painter = _Painter(plan, exposure, state, wcs, psf, image, detector_of(plan, rcid).efficiency)
-    radius = plan.camera.radius_deg() + _MARGIN_PX * 6 / 3600.0 + 0.01
-    stars, galaxies = sky_patch(plan.seed, wcs.ra0, wcs.dec0, radius, sky)
+    painter = _painter(plan, exposure, state, rcid, image)
+    painter.least_snr = least_snr
+    wcs, psf = painter.wcs, painter.psf
+    stars, galaxies = sky_patch(plan.seed, wcs.ra0, wcs.dec0, _sky_radius(plan), plan.config.sky)
     painter.stars(stars)
     painter.galaxies(galaxies)
     if with_events:
@@ -130,6 +138,27 @@ def make_scene(
     truth = np.concatenate(painter.rows) if painter.rows else np.zeros(0, TRUTH)
     truth["rcid"], truth["qid"] = rcid, survey_camera.ccd_qid(rcid)[1]
     return Scene(image, truth, wcs, psf, state)
+
+
+def reflections(plan: Plan, exposure: PlannedExposure, rcid: int, extra_cloud_mag: float = 0.0) -> F32:
+    """The light of halos and pupil ghosts alone on one quadrant; (ny, nx) float32, DN of a perfect detector."""
+    state = conditions(plan, exposure, extra_cloud_mag)
+    painter = _painter(plan, exposure, state, rcid, np.zeros(plan.camera.quadrant_shape, np.float32))
+    stars, _ = sky_patch(plan.seed, painter.wcs.ra0, painter.wcs.dec0, _sky_radius(plan), plan.config.sky)
+    painter.reflections_of(stars)
+    return painter.image
+
+
+def _sky_radius(plan: Plan) -> float:
+    """Radius (degrees) about a quadrant's centre within which stars throw light into it."""
+    return plan.camera.radius_deg() + _MARGIN_PX * 6 / 3600.0 + 0.01
+
+
+def _painter(plan: Plan, exposure: PlannedExposure, state: Conditions, rcid: int, image: F32) -> _Painter:
+    """The painter of one quadrant on an image."""
+    psf = PsfField(plan.seed, rcid, plan.camera.quadrant_shape, state.seeing, plan.config.optics)
+    wcs = quadrant_wcs(plan, state, rcid)
+    return _Painter(plan, exposure, state, wcs, psf, image, detector_of(plan, rcid).efficiency)
 
 
 def quadrant_wcs(plan: Plan, state: Conditions, rcid: int) -> TrueWcs:
@@ -212,6 +241,7 @@ class _Painter:
         self.jd = exposure.jd + exposure.exptime / 2 / 86400.0
         self.zeropoint = state.zeropoint + 2.5 * np.log10(efficiency)
         self.rows: list[NDArray[np.void]] = []
+        self.least_snr = TRUTH_SNR
         centre = plan.camera.centre_pixel
         self._area = psf.noise_area(*centre)
         self._peak = float(psf.shapes(np.array([centre[0]]), np.array([centre[1]]))[0, 3])
@@ -239,6 +269,12 @@ class _Painter:
         self._note(
             kind[keep], table["id"][keep], x[keep], y[keep], ra[keep], dec[keep], mag[keep], colour[keep], flux[keep]
         )
+
+    def reflections_of(self, table: NDArray[np.void]) -> None:
+        """Only the halos and ghosts of stars."""
+        x, y = self.wcs.to_pixel(*propagate(table, self.jd))
+        mag = table[self.band] + variability(table, self.jd)
+        self._reflections(x, y, mag, self.flux(mag, self.colour(table)))
 
     def _paint_points(self, x: F64, y: F64, flux: F64) -> NDArray[np.bool_]:
         """Paint all sources whose light reaches the quadrant; returns which have their centre on it."""
@@ -427,13 +463,13 @@ class _Painter:
         below: F64 | None = None,
         always: bool = False,
     ) -> NDArray[np.void]:
-        """Append truth rows; sources that are not events are left out below S/N 3."""
+        """Append truth rows; sources that are not events are left out below `least_snr`."""
         detector_noise = READ_NOISE_E / self.gain
         norm = self.psf.shapes(x, y)[:, 3] if x.size else np.zeros(0)
         area = self._area * self._peak / np.maximum(norm, 1e-9)
         level = self.state.sky_dn if below is None else below
         snr = flux / np.sqrt(flux / self.gain + area * (level / self.gain + detector_noise**2))
-        keep = np.full(x.size, True) if always else snr > 3.0
+        keep = np.full(x.size, True) if always else snr > self.least_snr
         rows = truth_rows(int(keep.sum()), "")
         for name, values in (
             ("kind", kind),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class InfoBit:
     bit : int
         Position in INFOBITS.
     metric : str
-        Key of the metric that `evaluate` looks at.
+        Key of the metric that is looked at.
     comparison : str
         The image is *worse* when ``metric comparison limit`` is true: ``>``, ``<``, ``outside`` (limit is a pair) or
         ``not`` (the metric is 0 or False: something was not possible).
@@ -87,10 +89,16 @@ class InfoBit:
         Whether the image becomes unusable (STATUS 0).
     per_area : bool
         Whether the limit is a number of objects in a full 3080 x 3072 quadrant, to be scaled with the image's area.
-    by_filter : mapping of int to float
-        Limits that differ per filter number.
+    by_filter : mapping of int to float or pair
+        Limits that differ per filter number; a rule without `limit` judges only the filters named here.
     version : int
         Version of the rule, raised whenever a limit changes.
+    valid_from : str
+        First night (UT date, YYYY-MM-DD) that is judged by this version.
+    words, unit : str
+        What the metric is, for people, and its unit.
+    source : str
+        Where the limit is from.
     """
 
     bit: int
@@ -100,57 +108,120 @@ class InfoBit:
     text: str
     fatal: bool = False
     per_area: bool = False
-    by_filter: Mapping[int, float] = field(default_factory=dict)
+    by_filter: Mapping[int, float | tuple[float, float]] = field(default_factory=dict)
     version: int = 1
+    valid_from: str = ""
+    words: str = ""
+    unit: str = ""
+    source: str = ""
 
     @property
     def value(self) -> int:
         """The bit's value, ``2 ** bit``."""
         return 1 << self.bit
 
+    def limit_of(self, fid: int, area_fraction: float = 1.0) -> float | tuple[float, float] | None:
+        """The limit that holds for a filter and an image's area; None where nothing is judged."""
+        limit = self.by_filter.get(fid, self.limit)
+        return limit * area_fraction if self.per_area and isinstance(limit, float | int) else limit
+
     def violated(self, metric: float, fid: int, area_fraction: float = 1.0) -> bool:
         """Whether a metric breaks the rule; a NaN breaks every rule that has a limit."""
         if self.comparison == "not":
             return not metric or math.isnan(metric)
+        limit = self.limit_of(fid, area_fraction)
+        if limit is None:
+            return False
         if math.isnan(metric):
             return True
-        if isinstance(self.limit, tuple):
-            return not self.limit[0] <= metric <= self.limit[1]
-        limit = self.by_filter.get(fid, self.limit)
-        assert limit is not None
-        limit = limit * area_fraction if self.per_area else limit
+        if isinstance(limit, tuple):
+            return not limit[0] <= metric <= limit[1]
         return metric > limit if self.comparison == ">" else metric < limit
 
+    def explained(self, metric: float | None, fid: int, area_fraction: float = 1.0) -> str:
+        """The rule in words, broken by the value `metric` (None: a value that is not known any more)."""
+        limit, unit = self.limit_of(fid, area_fraction), f" {self.unit}" if self.unit else ""
+        if self.comparison == "not":
+            return self.words or self.text
+        if isinstance(limit, tuple):
+            beyond = f"outside {limit[0]:g} to {limit[1]:g}{unit}"
+        else:
+            beyond = f"{'above' if self.comparison == '>' else 'below'} the limit of {limit:.4g}{unit}"
+        if metric is None:
+            return f"{self.words or self.metric} is {beyond}"
+        if math.isnan(metric):
+            return f"{self.words or self.metric} could not be measured"
+        return f"{self.words or self.metric} is {metric:.6g}{unit}, {beyond}"
 
+
+def _rules(kept_in: str) -> tuple[InfoBit, ...]:
+    """Every version of the rules of one kind, from the table ``data/quality_limits.csv``.
+
+    Rows that differ only in filter and limit are one rule.
+    """
+    found: dict[tuple[str, ...], InfoBit] = {}
+    with resources.files("ztfds.survey").joinpath("data/quality_limits.csv").open(encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            if row["kept_in"] != kept_in:
+                continue
+            limit = _limit(row)
+            key = (row["bit"], row["version"], row["metric"], row["comparison"])
+            rule = found.get(key) or InfoBit(
+                bit=int(row["bit"]),
+                metric=row["metric"],
+                comparison=row["comparison"],
+                limit=limit if row["filter"] == "*" else None,
+                text=row["text"],
+                fatal=row["fatal"] == "yes",
+                per_area=row["per_area"] == "yes",
+                version=int(row["version"]),
+                valid_from=row["valid_from"],
+                words=row["words"],
+                unit=row["unit"],
+                source=row["source"],
+            )
+            if row["filter"] != "*" and limit is not None:
+                rule = replace(rule, by_filter={**rule.by_filter, int(row["filter"]): limit})
+            found[key] = rule
+    return tuple(found.values())
+
+
+def _limit(row: Mapping[str, str]) -> float | tuple[float, float] | None:
+    """The limit of a row: none, one, or a pair."""
+    if not row["limit"]:
+        return None
+    return (float(row["limit"]), float(row["upper"])) if row["upper"] else float(row["limit"])
+
+
+def valid_rules(rules: Iterable[InfoBit], night: str | None) -> tuple[InfoBit, ...]:
+    """Of each rule the latest version that holds on a night (YYYY-MM-DD; None: now); its first one holds before that too."""
+    chosen: dict[tuple[int, str, str], InfoBit] = {}
+    for rule in sorted(rules, key=lambda rule: rule.version):
+        key = (rule.bit, rule.metric, rule.comparison)
+        if key not in chosen or night is None or rule.valid_from <= night:
+            chosen[key] = rule
+    return tuple(chosen.values())
+
+
+_HEADER_RULES, _DATABASE_RULES = _rules("header"), _rules("database")
 # Texts and limits are those of the BITnn cards of a real science header. Which bits are fatal is this project's choice:
 # those without which no calibrated photometry or position exists.
-INFOBITS = (
-    InfoBit(0, "median_background_dn", ">", 4000.0, "MEDIAN BACKGROUND LEVEL is >  4000.0 DN"),
-    InfoBit(1, "pixel_noise_dn", ">", 100.0, "ROBUST PIXEL NOISE (RMS) is > 100.0 DN"),
-    InfoBit(2, "saturated_percent", ">", 50.0, "PERCENT OF SATURATED PIXELS is > 50.0%", fatal=True),
-    InfoBit(3, "seeing_arcsec", ">", 5.0, 'IMAGE SEEING (FWHM) is > 5.0"'),
-    InfoBit(4, "maglim_catalog_mag", "<", 17.5, "MAGLIM FROM PSF CATALOG UNCERTS is < 17.5 mag"),
-    InfoBit(5, "maglim_formula_mag", "<", 17.5, "MAGLIM FROM EMPIRICAL FORMULA is < 17.5 mag"),
-    InfoBit(6, "n_psfcat", "<", 10, "NUMBER OF PSF CATALOG SOURCES is < 10", fatal=True, per_area=True),
-    InfoBit(7, "n_sexcat", "<", 20, "NUMBER OF SEXTRACTOR CAT SOURCES is < 20", per_area=True),
-    InfoBit(8, "photcal_possible", "not", None, "PHOTOMETRIC CALIBRATION NOT POSSIBLE", fatal=True),
-    InfoBit(9, "n_photcal_catalog", "<", 30, "NUMBER OF PHOTOMETRIC CALIBRATORS is < 30", per_area=True),
-    InfoBit(10, "n_photcal_matches", "<", 5, "NUMBER OF MATCHES FOR PHOTOMETRIC CAL < 5", fatal=True),
-    InfoBit(11, "zp_rms_mag", ">", 0.2, "RMS in PHOTCAL RESIDUALS (ZPs) is > 0.2 mag"),
-    InfoBit(12, "astrom_possible", "not", None, "ASTROMETRIC CALIBRATION NOT POSSIBLE", fatal=True),
-    InfoBit(13, "astrom_catalog_percent", "<", 0.0, "PCT OF REF-CAT MATCHES FOR ASTROM is < 0%"),
-    InfoBit(14, "n_astrom_matches", "<", 100, "NUMBER OF MATCHES FOR ASTROM CAL is < 100", per_area=True),
-    InfoBit(15, "n_astrom_ingrid_min", "<", 5, "MIN NUM OF IN-GRID MATCHES FOR ASTROM is < 5", per_area=True),
-    InfoBit(16, "pixel_scale_change_percent", "outside", (-0.2, 2.0), "REL-PIXEL SCALE OUT OF RANGE: -0.20% - 2.00%"),
-    InfoBit(17, "astrom_chi2_change_percent", ">", 0.0, "PCT CHANGE IN SCAMP CHI-SQUARE is > 0.0%"),
-    InfoBit(18, "astrom_chi2", ">", 30.0, "CHI-SQUARE FROM SECOND PASS SCAMP is > 30"),
-    InfoBit(19, "astrom_ingrid_resid_arcsec", ">", 0.7, 'MAX IN-GRID MEDIAN ASTROM RESID is > 0.7"'),
-    InfoBit(20, "psf_possible", "not", None, "PSF CREATION (HENCE PSF-FIT PHOT) NOT POSSIBLE", fatal=True),
-    InfoBit(21, "astrom_detected_percent", "<", 50.0, "PCT OF DETECTED MATCHES FOR ASTROM is < 50%"),
-)
+INFOBITS = valid_rules(_HEADER_RULES, None)
+DATABASE_BITS = valid_rules(_DATABASE_RULES, None)
+"""Rules whose bits are kept in the database only, never in file headers: 25 cloudy or otherwise bad, as in the real survey;
+26 wrong filter, 27 crowded, 28 patchy, 29 shallower than its limiting magnitude says, which are this project's."""
 
-CLOUDY = 1 << 25
-"""Bit 25: cloudy or otherwise bad; kept in the database only, never in file headers."""
+CLOUDY, WRONG_FILTER, CROWDED, PATCHY, SHALLOW = 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29
+
+
+def rules_of(night: str | None = None) -> tuple[InfoBit, ...]:
+    """The rules that hold on a night (UT date, YYYY-MM-DD; None: the latest), header bits first."""
+    return (*valid_rules(_HEADER_RULES, night), *valid_rules(_DATABASE_RULES, night))
+
+
+def rules_version(night: str | None = None) -> int:
+    """Version of the table of rules on a night: the highest of its rules'."""
+    return max((rule.version for rule in rules_of(night)), default=0)
 
 
 @dataclass(frozen=True)
@@ -166,11 +237,21 @@ class CloudyLimits:
     matches_min: int
 
 
-CLOUDY_LIMITS = {
-    1: CloudyLimits(26.7, 0.20, 0.06, 80),
-    2: CloudyLimits(26.65, 0.15, 0.05, 120),
-    3: CloudyLimits(26.0, 0.07, 0.06, 100),
-}
+EXTINCTION_PER_AIRMASS = {1: 0.20, 2: 0.15, 3: 0.07}
+"""mag per airmass, by filter number, that the cautionary notes allow for."""
+
+
+def _cloudy_limits(fid: int) -> CloudyLimits:
+    """The published limits of one filter, from the table."""
+    limits = {(r.metric, r.comparison): r.by_filter[fid] for r in DATABASE_BITS if r.value == CLOUDY}
+    zp_max, rms_max, matches = (
+        limits[key] for key in (("zp_clear_mag", ">"), ("zp_rms_mag", ">"), ("n_photcal_matches", "<"))
+    )
+    assert not isinstance(zp_max, tuple) and not isinstance(rms_max, tuple) and not isinstance(matches, tuple)
+    return CloudyLimits(zp_max, EXTINCTION_PER_AIRMASS[fid], rms_max, int(matches))
+
+
+CLOUDY_LIMITS = {fid: _cloudy_limits(fid) for fid in EXTINCTION_PER_AIRMASS}
 
 
 def infobits_cards() -> list[tuple[str, int, str]]:
@@ -178,7 +259,9 @@ def infobits_cards() -> list[tuple[str, int, str]]:
     return [(f"BIT{item.bit:02d}", item.bit, item.text) for item in INFOBITS]
 
 
-def evaluate(metrics: Mapping[str, float], fid: int, area_fraction: float = 1.0) -> tuple[int, int, list[str]]:
+def evaluate(
+    metrics: Mapping[str, float], fid: int, area_fraction: float = 1.0, night: str | None = None
+) -> tuple[int, int, list[str]]:
     """Judge an image by the table of rules.
 
     Parameters
@@ -189,6 +272,8 @@ def evaluate(metrics: Mapping[str, float], fid: int, area_fraction: float = 1.0)
         Filter number.
     area_fraction : float
         Area of the image over that of a full 3080 x 3072 quadrant; scales the limits on numbers of objects.
+    night : str, optional
+        UT date, YYYY-MM-DD, whose rules hold; default: the latest.
 
     Returns
     -------
@@ -197,38 +282,66 @@ def evaluate(metrics: Mapping[str, float], fid: int, area_fraction: float = 1.0)
     status : int
         1 usable, 0 if any fatal bit is set.
     reasons : list of str
-        One line per set bit: ``bit 14: NUMBER OF MATCHES FOR ASTROM CAL is < 100 (57)``.
+        One line per set bit: ``bit 3: IMAGE SEEING (FWHM) is > 5.0": the seeing (FWHM) is 6.1 arcsec, above the limit of 5
+        arcsec``.
     """
-    broken = [
-        rule
-        for rule in INFOBITS
-        if rule.metric in metrics and rule.violated(float(metrics[rule.metric]), fid, area_fraction)
-    ]
-    infobits = sum(rule.value for rule in broken)
+    broken = _broken(valid_rules(_HEADER_RULES, night), metrics, fid, area_fraction)
     status = 0 if any(rule.fatal for rule in broken) else 1
-    return infobits, status, [f"bit {rule.bit}: {rule.text} ({metrics[rule.metric]:.6g})" for rule in broken]
+    return _bits(broken), status, _lines(broken, metrics, fid, area_fraction)
 
 
-def cloudy(
-    fid: int, magzp: float, airmass: float, magzprms: float, nmatches: int, *, zp_min: float | None = None
-) -> bool:
-    """Whether an image deserves bit 25.
+def flags(
+    metrics: Mapping[str, float], fid: int, area_fraction: float = 1.0, night: str | None = None
+) -> tuple[int, list[str]]:
+    """The bits that are kept in the database only, and their reasons; parameters as of `evaluate`."""
+    broken = _broken(valid_rules(_DATABASE_RULES, night), metrics, fid, area_fraction)
+    return _bits(broken), _lines(broken, metrics, fid, area_fraction)
+
+
+def _broken(
+    rules: Iterable[InfoBit], metrics: Mapping[str, float], fid: int, area_fraction: float
+) -> tuple[InfoBit, ...]:
+    """The rules that the metrics break."""
+    judged = (rule for rule in rules if rule.metric in metrics)
+    return tuple(rule for rule in judged if rule.violated(float(metrics[rule.metric]), fid, area_fraction))
+
+
+def _bits(broken: Iterable[InfoBit]) -> int:
+    """The bit string of broken rules."""
+    total = 0
+    for rule in broken:
+        total |= rule.value
+    return total
+
+
+def _lines(broken: Iterable[InfoBit], metrics: Mapping[str, float], fid: int, area_fraction: float) -> list[str]:
+    """One line per broken rule: bit, the survey's text, and in words."""
+    return [
+        f"bit {rule.bit}: {rule.text}: {rule.explained(float(metrics[rule.metric]), fid, area_fraction)}"
+        for rule in broken
+    ]
+
+
+def explain(
+    infobits: int, metrics: Mapping[str, float] | None = None, fid: int = 1, area_fraction: float = 1.0
+) -> list[str]:
+    """A bit string in human sentences, one per set bit and rule.
 
     Parameters
     ----------
-    fid : int
-        Filter number.
-    magzp, magzprms : float
-        Zero point and its residual scatter, mag.
-    airmass : float
-        Airmass of the exposure.
-    nmatches : int
-        Number of calibrators used.
-    zp_min : float, optional
-        Faintest acceptable zero point of this readout channel at zero airmass, mag; not judged when unknown.
+    infobits : int
+        INFOBITS of a header or of the database.
+    metrics : mapping of str to float, optional
+        What was measured: then the sentences hold the values, and of several rules of one bit only those that are broken.
+    fid, area_fraction : int, float
+        Filter number and area, for the limits.
     """
-    limits = CLOUDY_LIMITS[fid]
-    extinction = limits.slope * airmass
-    too_bright = magzp > limits.zp_max - extinction
-    too_faint = zp_min is not None and magzp < zp_min - extinction
-    return too_bright or too_faint or magzprms > limits.rms_max or nmatches < limits.matches_min
+    known, lines = metrics or {}, []
+    for rule in rules_of():
+        value = float(known[rule.metric]) if rule.metric in known else None
+        if infobits & rule.value and (value is None or rule.violated(value, fid, area_fraction)):
+            fatal = "; the image is not usable" if rule.fatal else ""
+            lines.append(f"bit {rule.bit}: {rule.explained(value, fid, area_fraction)}{fatal}.")
+    rest = infobits & ~_bits(rules_of())
+    lines += [f"bit {bit}: no rule is known for it." for bit in range(rest.bit_length()) if rest >> bit & 1]
+    return lines

@@ -44,6 +44,11 @@ def night_date(nid: int) -> str:
     return (NID_ZERO_DATE + dt.timedelta(days=nid)).strftime("%Y%m%d")
 
 
+def night_iso(nid: int) -> str:
+    """UT date ``YYYY-MM-DD`` of a night number."""
+    return (NID_ZERO_DATE + dt.timedelta(days=nid)).isoformat()
+
+
 def nid_of_date(date: str) -> int:
     """Night number of a UT date ``YYYYMMDD``; raise `BadName` if it is not a date."""
     try:
@@ -130,11 +135,15 @@ def split_calid(calid: int) -> tuple[int, int, int]:
 
 
 def calibration_sequence(caltype: str, fid: int = 0) -> int:
-    """Sequence digits of a calibration product: 2 for the bias (as in the real header), 10 + 10 fid for flats."""
+    """Sequence digits of a calibration product: 2 for the bias (as in the real header), 10 + 10 fid for flats.
+
+    Lamp corrections and low-frequency flats follow the flat of their filter: 11 + 10 fid, 12 + 10 fid.
+    """
     if caltype == "bias":
         return 2
-    if caltype == "hifreqflat":
-        return 10 + 10 * fid
+    of_filter = ("hifreqflat", "lampcorr", "lownuflat")
+    if caltype in of_filter:
+        return 10 + 10 * fid + of_filter.index(caltype)
     raise BadName(f"no calibration product is called {caltype!r}")
 
 

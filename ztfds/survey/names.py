@@ -13,7 +13,7 @@ IMAGE_TYPES = {"o": "object", "b": "bias", "d": "dark", "f": "flat"}
 """Letter of the image type in file names, and the word in headers (IMGTYPE)."""
 UNFILTERED_CODES = ("bi", "dk", "00", "OO")
 """Filter codes of frames taken without light: raw biases say ``bi``, darks ``dk``; ``00`` and ``OO`` occur as well."""
-CALIBRATION_TYPES = ("bias", "hifreqflat")
+CALIBRATION_TYPES = ("bias", "hifreqflat", "lampcorr", "lownuflat")
 
 _RAW = re.compile(r"ztf_(\d{14})_(\d{6})_(z[gri]|bi|dk|00|OO)_c(\d\d)_([obdf])\.fits(\.fz)?", re.ASCII)
 _MANIFEST = re.compile(r"ztf_(\d{8})_(manifest|calmanifest)\.json", re.ASCII)
@@ -138,7 +138,7 @@ def sci_path(name: RawName, qid: int, suffix: str, version: int = 1) -> str:
 
 
 def cal_path(date: str, caltype: str, filtercode: str, ccdid: int, qid: int, suffix: str, version: int = 1) -> str:
-    """Place of a calibration product: ``cal/YYYY/MMDD/<bias|hifreqflat>/<zX|00>/ccdCC/qQ/<name>``."""
+    """Place of a calibration product: ``cal/YYYY/MMDD/<bias|hifreqflat|...>/<zX|00>/ccdCC/qQ/<name>``."""
     if caltype not in CALIBRATION_TYPES:
         raise BadName(f"no calibration product is called {caltype!r}")
     code = "00" if filtercode in UNFILTERED_CODES else filtercode

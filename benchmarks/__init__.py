@@ -1,0 +1,1 @@
+"""What each step costs and how good it is, beside the tools that astronomers use for it, on full-size simulated quadrants."""
