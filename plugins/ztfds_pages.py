@@ -8,7 +8,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 ROOT = "/ztfds"
-PAGES = {"Tonight": "tonight", "Night reports": "reports", "References": "references"}
+PAGES = {"Tonight": "tonight", "Night reports": "reports", "References": "references", "Channels": "channels"}
 
 
 @lru_cache(maxsize=1)
@@ -29,6 +29,7 @@ def build() -> Any:
     from fastapi.responses import HTMLResponse, PlainTextResponse
 
     from ztfds.operations.pages import exposure as exposures
+    from ztfds.operations.pages.channels import channels_page
     from ztfds.operations.pages.references import references_page
     from ztfds.operations.pages.reports import report, reports_page
     from ztfds.operations.pages.tonight import tonight
@@ -71,6 +72,10 @@ def build() -> Any:
     @app.get("/references", response_class=HTMLResponse)
     def references() -> str:
         return references_page(places()["dsn"])
+
+    @app.get("/channels", response_class=HTMLResponse)
+    def channels() -> str:
+        return channels_page(places()["dsn"])
 
     @app.get("/reports", response_class=HTMLResponse)
     def reports() -> str:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
-WEIGHTS = {"exposure": 1000, "calibration": 1000, "end_of_night": 100, "reference": 10}
+WEIGHTS = {"exposure": 1000, "calibration": 1000, "end_of_night": 100, "reference": 10, "smooth_maps": 10}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -
             assert task["pool"] == (airflow.LIGHT_POOL if light else airflow.POOL), where
             assert task["weight"] == WEIGHTS[dag_id], where
             assert task["rule"] == "absolute", where
-            assert task["queue"] == ("bulk" if dag_id == "reference" else "realtime"), where
+            assert task["queue"] == ("bulk" if dag_id in ("reference", "smooth_maps") else "realtime"), where
             assert task["policy"] == "ByConsequence", where
 
 

@@ -9,6 +9,7 @@ from prepared import CCD, process
 
 from ztfds.operations import realtime, report
 from ztfds.operations.pages import exposure as pages
+from ztfds.operations.pages.channels import channels_page
 from ztfds.operations.pages.references import references_page
 from ztfds.operations.pages.render import ROOT, bars, binned, png
 from ztfds.operations.pages.reports import report as one_report
@@ -114,6 +115,18 @@ def test_references_and_reports(night):
         one_report(context.dsn, context.archive, nid + 1)
 
 
+def test_channels_show_departures(night):
+    context, exposure, _ = night
+    words = text_of(channels_page(context.dsn))
+    assert words.count(exposure) == 4 and "overscan_mean_dn" in words and "gain_e_per_dn" in words
+    with db.transaction(context.dsn) as cursor:
+        cursor.execute(
+            "update split_quality set flags = 1, reasons = 'overscan level 9 sigma off' where exposure = %s",
+            (exposure,),
+        )
+    assert text_of(channels_page(context.dsn)).count("overscan level 9 sigma off") == 8
+
+
 def test_no_page_asks_another_host(night):
     context, exposure, nid = night
     made = [
@@ -122,6 +135,7 @@ def test_no_page_asks_another_host(night):
         pages.quadrant_page(context.dsn, exposure, 4 * (CCD - 1)),
         references_page(context.dsn),
         reports_page(context.dsn),
+        channels_page(context.dsn),
     ]
     for html in made:
         assert all(t.startswith((ROOT, "/dags/", "data:image/png")) for t in Links(html).targets)

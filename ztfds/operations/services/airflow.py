@@ -38,7 +38,7 @@ COMPONENTS = {
 
 HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 
-DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night"})
+DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night", "smooth_maps"})
 """The DAGs that have to be known before work can be sent."""
 
 POOL = "science"
