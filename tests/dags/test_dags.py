@@ -26,7 +26,8 @@ WEIGHTS = {"exposure": 1000, "calibration": 1000, "end_of_night": 100, "referenc
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Airflow finds in the DAG files."""
     home = state.load_or_create(tmp_path_factory.mktemp("airflow") / "var")
-    dsns = {"airflow": f"sqlite:///{home.home}/airflow.db", "ztf_pipeline": "postgresql://nobody@127.0.0.1/none"}
+    nobody = "postgresql://nobody@127.0.0.1/none"
+    dsns = {"airflow": f"sqlite:///{home.home}/airflow.db", "ztf_pipeline": nobody, "ztf_reader": nobody}
     environment = airflow.environment(home, dsns)
     script = Path(__file__).with_name("parse_dags.py")
     command = [sys.executable, str(script), str(ROOT / "dags")]
@@ -82,7 +83,7 @@ def test_the_exposure_is_mapped_by_ccd_closed_in_any_case_and_has_a_deadline(par
 def test_the_night_is_reported_and_accounted_for_after_everything_has_settled(parsed: dict[str, Any]) -> None:
     tasks = parsed["dags"]["end_of_night"]["tasks"]
     assert tasks["manifest"]["downstream"] == ["settled"]
-    assert tasks["settled"]["downstream"] == ["references", "report"]
+    assert tasks["settled"]["downstream"] == ["alerts", "references", "report"]
     assert tasks["report"]["downstream"] == ["account"]
 
 

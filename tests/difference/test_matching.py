@@ -16,12 +16,12 @@ def stars(rng: np.random.Generator, n: int, shape: tuple[int, int], scatter: flo
     x, y = rng.uniform(0, shape[1], n), rng.uniform(0, shape[0], n)
     total = np.hypot(scatter, error)
     return StarMatch(
-        x, y, np.full(n, 0.9), rng.normal(0, total, n), rng.normal(0, total, n), np.full(n, error), np.full(n, 50.0)
+        x, y, np.full(n, 0.9), rng.normal(0, total, n), rng.normal(0, total, n), np.full(n, error), np.full(n, 0.02)
     )
 
 
 def shifted(match: StarMatch, dx: np.ndarray, dy: np.ndarray) -> StarMatch:
-    return StarMatch(match.x, match.y, match.ratio, match.dx + dx, match.dy + dy, match.error, match.snr)
+    return StarMatch(match.x, match.y, match.ratio, match.dx + dx, match.dy + dy, match.error, match.ratio_error)
 
 
 @pytest.mark.parametrize(("n", "terms"), [(8, 1), (30, 3), (100, 6)])

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from astropy.time import Time
 
-from ztfds.formats.catalogs import GAIA_DTYPE, PS1_DTYPE, StaticCatalogs
+from ztfds.formats.catalogs import GAIA_DTYPE, PS1_DTYPE, StaticCatalogs, move_to_epoch
 from ztfds.formats.manifests import ManifestFile, make_manifest, read_manifest, write_manifest
 from ztfds.survey import errors
 from ztfds.survey.errors import BadCatalog, FilesMissing, MissingCatalog, MissingKeyword, TruncatedFile, UnreadableFile
@@ -76,6 +79,21 @@ def test_proper_motions_move_stars(tmp_path: Path) -> None:
     assert (moved["ra"] - still["ra"]) * 3600 * np.cos(np.radians(4.7)) == pytest.approx(-8.016, abs=1e-3)
     assert moved["ref_epoch"] == pytest.approx(2025.5)
     assert still["dec"] == 4.70
+
+
+def test_linear_motion_is_rigorous_motion_within_a_milliarcsecond(rng: np.random.Generator) -> None:
+    """Ten years of up to 300 mas/yr, declinations up to 80 deg, against astropy's motion along great circles."""
+    rows = np.zeros(200, GAIA_DTYPE)
+    rows["ra"], rows["dec"] = rng.uniform(0, 360, 200), rng.uniform(-30, 80, 200)
+    rows["pmra"], rows["pmdec"] = rng.uniform(-300, 300, (2, 200))
+    rows["ref_epoch"] = 2016.0
+    moved = move_to_epoch(rows, Time(2026.0, format="jyear", scale="tcb").jd)
+    true = SkyCoord(
+        rows["ra"] * u.deg, rows["dec"] * u.deg, pm_ra_cosdec=rows["pmra"] * u.mas / u.yr, pm_dec=rows["pmdec"] * u.mas / u.yr,
+        distance=1 * u.kpc, radial_velocity=0 * u.km / u.s, obstime=Time(2016.0, format="jyear", scale="tcb"),
+    ).apply_space_motion(Time(2026.0, format="jyear", scale="tcb"))  # fmt: skip
+    off = SkyCoord(moved["ra"] * u.deg, moved["dec"] * u.deg).separation(SkyCoord(true.ra, true.dec))
+    assert off.to_value(u.mas).max() < 1.0
 
 
 def test_ps1_fills_what_is_not_there(tmp_path: Path) -> None:

@@ -133,10 +133,20 @@ def test_header_cards_survive_with_their_kinds(rng: np.random.Generator) -> None
 
 
 def test_tables_are_the_same_for_astropy(rng: np.random.Generator) -> None:
-    kinds = [("a", "f8"), ("b", "f4", (6,)), ("c", "i2"), ("d", "i8"), ("e", "u1"), ("f", "U7"), ("g", "i4")]
+    kinds = [
+        ("a", "f8"),
+        ("b", "f4", (6,)),
+        ("c", "i2"),
+        ("d", "i8"),
+        ("e", "u1"),
+        ("f", "U7"),
+        ("g", "i4"),
+        ("h", "?"),
+    ]
     rows = np.zeros(7, np.dtype(kinds))
     for name in "abcdeg":
         rows[name] = rng.integers(0, 100, rows[name].shape)
+    rows["h"] = [True, False, False, True, True, False, True]
     rows["f"] = ["x", "", "seven77", "a b", "y", "z", "w"]
     content = content_of(units.primary(), units.table(rows, "T", {"a": "deg"}))
     with fits.open(io.BytesIO(content), checksum=True) as hdus:
@@ -144,12 +154,13 @@ def test_tables_are_the_same_for_astropy(rng: np.random.Generator) -> None:
         assert table.columns["a"].unit == "deg" and table.columns.names == [kind[0] for kind in kinds]
         for name in "abcdeg":
             np.testing.assert_array_equal(table.data[name], rows[name])
+        assert table.data["h"].tolist() == rows["h"].tolist()
         assert table.data["f"].tolist() == rows["f"].tolist()
     again = units.read_table(content, structure.walk(content)[1])
     assert again is not None and again.dtype == rows.dtype
     np.testing.assert_array_equal(again, rows)
     with pytest.raises(units.Unusual):
-        units.table(np.zeros(2, [("x", "?")]), "T", {})
+        units.table(np.zeros(2, [("x", "c8")]), "T", {})
 
 
 def test_damaged_code_is_never_more_than_unreadable(rng: np.random.Generator) -> None:

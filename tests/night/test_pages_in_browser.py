@@ -16,7 +16,7 @@ from observatory import Observatory
 from ztfds.operations.services import airflow
 from ztfds.registry import database
 
-PAGES = ("tonight", "reports", "references")
+PAGES = ("tonight", "reports", "references", "channels")
 needs_chromium = pytest.mark.skipif(
     BINARY is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )

@@ -30,6 +30,7 @@ time.sleep(600)
 DSNS = {
     "airflow": "postgresql://airflow:pw@127.0.0.1:5/airflow",
     "ztf_pipeline": "postgresql://ztf_pipeline:pw@127.0.0.1:5/ztfds",
+    "ztf_reader": "postgresql://ztf_reader:pw@127.0.0.1:5/ztfds",
 }
 
 

@@ -201,7 +201,8 @@ def test_image_without_sources_gives_an_empty_catalog(rng):
     config = PhotometryConfig.tiny()
     prepared = measure.prepare(scene.pixels, scene.mask, scenes.GAIN, scenes.READNOISE, scenes.SATURATE, config)
     photometry, _ = measure.fit_scene(prepared, moffat(2.4, scene.pixels.shape), config)
-    assert len(photometry.catalog) < 15
+    assert len(photometry.catalog) < 30
+    assert (photometry.catalog["snr"] > 5).sum() <= 1
     assert photometry.catalog.dtype == PSFCAT_DTYPE
 
 
@@ -210,3 +211,51 @@ def test_same_image_gives_the_same_catalog(rng):
     first = measured(scene, PhotometryConfig.tiny())[0].catalog
     second = measured(scene, PhotometryConfig.tiny())[0].catalog
     assert first.tobytes() == second.tobytes()
+
+
+def test_a_galaxy_is_one_source(rng):
+    """Broad sources among stars: one row each, with sharp and chi that say what it is; no star is lost."""
+    side = np.arange(40.0, 480.0, 44.0)
+    xy = np.array([(x, y) for y in side for x in side]) + rng.uniform(-0.5, 0.5, (side.size**2, 2))
+    galaxy = np.arange(len(xy)) % 10 == 3
+    scene = scenes.make(rng, shape=(520, 520), xy=xy[~galaxy], flux=np.full((~galaxy).sum(), 9000.0))
+    wide = scenes.make(rng, shape=(520, 520), xy=xy[galaxy], flux=np.full(galaxy.sum(), 60_000.0), fwhm=5.5, sky=0.0)
+    scene.pixels += wide.pixels
+    catalog = measured(scene)[0].catalog
+    near = np.hypot(catalog["xpos"] - xy[:, :1], catalog["ypos"] - xy[:, 1:]) < 9.0
+    strong = catalog["snr"] > 8
+    rows = (near & strong).sum(axis=1)[galaxy]
+    assert rows.max() <= 2
+    assert (rows == 1).mean() >= 0.7
+    assert ((near & strong).sum(axis=1)[~galaxy] == 1).all()
+    row = np.argmax(near & strong, axis=1)
+    assert (catalog["sharp"][row][galaxy] > 0.25).all()
+
+
+def test_fluxes_hold_the_light_beyond_the_stamp(rng):
+    """Heavy wings (Moffat exponent 2.5): the PSF ends at 12 pixels, the fluxes are total to 0.4 %."""
+    xy = np.array([(x, y) for y in np.arange(50.0, 600.0, 62.0) for x in np.arange(50.0, 600.0, 62.0)])
+    flux = np.where(np.arange(len(xy)) % 4 == 0, 3.0e5, 60_000.0)
+    scene = scenes.make(rng, shape=(640, 640), xy=xy, flux=flux, fwhm=3.2, beta=2.5, half=60)
+    catalog = measured(scene)[0].catalog
+    i, j = match(scene, catalog)
+    stamp = scenes.moffat_stamp(12, 12, 3.2, 2.5, 1.0, 0.6, 12)[2].sum()
+    assert stamp < 0.9935
+    assert np.median(catalog["flux"][j] / scene.flux[i]) == pytest.approx(1.0, abs=0.004)
+
+
+def test_faint_stars_beside_a_very_bright_one(rng):
+    """The wings of a star of 1.5 million DN are subtracted: neighbours 14 to 30 pixels away keep their fluxes."""
+    angle = rng.uniform(0, 2 * np.pi, 12)
+    around = 130.0 + np.linspace(15.0, 30.0, 12)[:, None] * np.c_[np.cos(angle), np.sin(angle)]
+    far = rng.uniform(20, 236, (60, 2))
+    far = far[np.hypot(*(far - 130.0).T) > 45]
+    xy = np.concatenate([[(130.2, 129.7)], around, far])
+    flux = np.r_[1.5e6, np.full(len(xy) - 1, 6000.0)]
+    flux[-20:] = 60_000.0
+    scene = scenes.make(rng, shape=(260, 260), xy=xy, flux=flux, beta=2.5, half=60)
+    catalog = measured(scene, PhotometryConfig.tiny())[0].catalog
+    i, j = match(scene, catalog)
+    beside = (i >= 1) & (i <= 12)
+    assert beside.sum() >= 9
+    assert np.median((catalog["flux"][j] / scene.flux[i])[beside]) == pytest.approx(1.0, abs=0.03)

@@ -118,6 +118,38 @@ def test_the_recipe_in_the_file_is_true(isolated, tmp_path):
     assert value == pytest.approx(psf.stamp(x, y, dx=-0.3, dy=-0.4)[11, 13], rel=2e-3)
 
 
+def test_the_product_is_a_psfex_file_too(isolated, tmp_path):
+    """Evaluate PSF_DATA as PSFEx's readers do: a polynomial of planes, sampled every half pixel, sum 1."""
+    from astropy.io import fits
+
+    _, _, psf = isolated
+    write_psf(tmp_path / "p.psf", psf)
+    with fits.open(tmp_path / "p.psf") as file:
+        hdu = file["PSF_DATA"]
+        planes, header = hdu.data["PSF_MASK"][0].astype(float), hdu.header
+    assert planes.shape == (header["PSFAXIS3"], header["PSFAXIS2"], header["PSFAXIS1"])
+    x, y = 500.0, 100.0
+    u = (x + 1 - header["POLZERO1"]) / header["POLSCAL1"]
+    v = (y + 1 - header["POLZERO2"]) / header["POLSCAL2"]
+    terms = np.array([u**i * v**j for j in range(header["POLDEG1"] + 1) for i in range(header["POLDEG1"] + 1 - j)])
+    image = np.einsum("k,kji->ji", terms, planes)
+    assert image.sum() == pytest.approx(1.0, abs=0.01)
+    middle = header["PSFAXIS1"] // 2
+    pixels = image[middle - 24 : middle + 25 : 2, middle - 24 : middle + 25 : 2] / header["PSF_SAMP"] ** 2
+    np.testing.assert_allclose(pixels, psf.stamp(x, y), atol=2e-4 * pixels.max())
+
+
+def test_the_error_map_says_how_good_the_model_is(isolated, tmp_path):
+    _, _, psf = isolated
+    write_psf(tmp_path / "p.psf", psf)
+    error = PsfModel.from_arrays(read_psf(tmp_path / "p.psf")).error_map
+    np.testing.assert_array_equal(error, psf.error_map)
+    truth = scenes.moffat_stamp(12, 12, 2.2, 3.0, 0.93, 0.6, 12)[2]
+    pull = (psf.centre_stamp() - truth / truth.sum()) / error
+    assert 0.2 < pull.std() < 1.5
+    assert (error > 0).all()
+
+
 def test_a_file_that_is_no_psf_is_refused(tmp_path):
     from ztfds.formats.images import write_image
 

@@ -35,7 +35,7 @@ def test_ranges_cover_every_point_of_the_circle(rng, radius, dec):
 
 def test_ranges_are_not_much_larger_than_the_circle(rng):
     points = _around(rng, 100.0, 20.0, 0.01, 20000)
-    far = sky.separation_arcsec(100.0, 20.0, *points) > 20.0
+    far = sky.separation_arcsec(100.0, 20.0, *points) > 30.0
     assert not _inside(sky.ranges(100.0, 20.0, 1.5), sky.cell(*points))[far].any()
 
 
@@ -53,6 +53,24 @@ def test_polygon_contains_its_inside_only():
     assert inside.tolist() == [True, False, False, False]
     turned = np.reshape(corners, (4, 2))[::-1].ravel()
     assert sky.inside_polygon(10.5, 60.25, turned).tolist() == [True]
+
+
+def test_ranges_of_many_positions_cover_each(rng):
+    for dec in (-90.0, -41.8, 0.0, 66.44, 89.9999):
+        ra = rng.random(40) * 360
+        spans = sky.ranges(ra, np.full(40, dec), 1.5)
+        assert len(spans) < 40 * 3
+        for at in ra:
+            assert _inside(spans, sky.cell(*_around(rng, at, dec, 1.5 / 3600.0, 200))).all()
+
+
+def test_many_polygons_are_like_one_after_the_other(rng):
+    centre = rng.uniform(0, 1, (20, 2))
+    corners = np.concatenate([centre - 0.3, centre[:, :1] + 0.3, centre[:, 1:] - 0.3, centre + 0.3,
+                              centre[:, :1] - 0.3, centre[:, 1:] + 0.3], axis=1)  # fmt: skip
+    ra, dec = rng.uniform(0, 1, (2, 50))
+    found = sky.inside_polygons(ra, dec, corners)
+    assert np.array_equal(found, [sky.inside_polygon(ra, dec, c) for c in corners]) and 0 < found.mean() < 1
 
 
 def test_separation_is_exact_at_both_scales():

@@ -8,6 +8,8 @@ from observation import COLOR_COEFFICIENT, ZEROPOINT, observe, sky_of
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import ScienceConfig
+from ztfds.photometry.zeropoint import spatial_surface
+from ztfds.science.header import quality_in_words, set_reasons
 from ztfds.science.run import run
 from ztfds.survey import bits
 from ztfds.survey.camera import TINY
@@ -37,6 +39,41 @@ def test_a_good_quadrant_is_usable(good):
     assert len(products.psfcat) > 0.8 * len(truth.x)
     assert products.qa["n_psfcat"] == len(products.psfcat)
     assert any("zero point" in line for line in products.log)
+
+
+def test_the_limiting_magnitude_is_checked_with_artificial_stars(good):
+    qa = good[2].qa
+    assert qa["n_injected"] == 200 and 40 < qa["injected_recovered_percent"] <= 100
+    assert qa["maglim_mag"] < qa["maglim_injected_mag"] < qa["maglim_mag"] + 0.6
+
+
+def test_quality_is_said_in_words(good):
+    header = good[2].header
+    assert header["INFOVERS"] == bits.rules_version()
+    assert quality_in_words(header) == ["usable (STATUS 1), INFOBITS 0: nothing to object to"]
+    # 60 calibrators are enough for the surface of the zero point, which is flat here and is only reported.
+    assert [f"ZPSP{k}" in header for k in range(1, 6)] == [True] * 5 and header["ZPSPAPP"] is False
+    assert header["ZPSPRMS"] == pytest.approx(good[2].qa["spatial_rms_mag"]) and header["ZPSPRMS"] < 0.02
+    bad = header.copy()
+    infobits, status, reasons = bits.evaluate({"seeing_arcsec": 6.1, "n_psfcat": 3}, 2)
+    bad["INFOBITS"], bad["STATUS"] = infobits, status
+    assert len(quality_in_words(bad)) == 3  # a header of others, without reasons: the rules' words
+    set_reasons(bad, reasons, 1)
+    assert quality_in_words(bad) == ["not usable (STATUS 0), INFOBITS 72", *reasons]
+    assert "6.1 arcsec, above the limit of 5 arcsec" in reasons[0]
+    with pytest.raises(MissingKeyword):
+        quality_in_words(fits.Header())
+
+
+def test_the_surface_of_the_zero_point_is_applied_on_request(good):
+    inputs, _, products = good
+    zeropoint = CONFIG.zeropoint.model_copy(update={"apply_spatial": True, "min_for_surface": 10})
+    applied = run(inputs, CONFIG.model_copy(update={"zeropoint": zeropoint}))
+    terms = np.array([applied.header[f"ZPSP{k}"] for k in range(1, 6)])
+    assert applied.header["ZPSPAPP"] is True and terms.any()
+    surface = spatial_surface(terms, applied.psfcat["xpos"], applied.psfcat["ypos"], TINY.quadrant_shape)
+    np.testing.assert_allclose(applied.psfcat["mag"] - products.psfcat["mag"], surface, atol=1e-5)
+    np.testing.assert_array_equal(applied.psfcat["flux"], products.psfcat["flux"])
 
 
 def test_magnitudes_on_the_catalogs_system(good):

@@ -14,7 +14,7 @@ SHOWN = (
     "saturated_percent",
     "n_dead",
 )
-TRENDED = ("gain_e_per_dn", "gain_error_e_per_dn", "read_noise_dn", "saturation_dn", "unsaturated_to_dn")
+TRENDED = ("gain_e_per_dn", "gain_error_e_per_dn", "read_noise_e", "saturation_dn", "unsaturated_to_dn")
 
 _LATEST = """
     select distinct on (rcid) rcid, exposure, jd, metrics, flags, reasons from split_quality order by rcid, jd desc"""
