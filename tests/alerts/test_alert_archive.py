@@ -92,7 +92,7 @@ def test_a_night_without_public_alerts_has_none(context: Any) -> None:
 def test_a_packet_that_is_gone_is_not_passed_over(context: Any) -> None:
     queue(context.dsn, 1, 2)
     with db.transaction(context.dsn) as cursor:
-        cursor.execute("update alert_outbox set packet = null, state = 'sent' where candid %% 2 = 0")
+        cursor.execute("update alert_outbox set packet = null, state = 'sent' where candid % 2 = 0")
     with pytest.raises(BugOrConfiguration, match="no longer in the outbox"):
         archive_alerts(context, NID)
     assert registered(context.dsn) == [] and not (context.archive / "alerts").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,10 @@ def covers(corners: Sequence[tuple[float, float]], ra: float, dec: float) -> boo
 
 def visible(rows: Iterable[Row], programid: int) -> list[Row]:
     """Rows that the audience of a program may see; a row's key ``released`` says that its proprietary time is over."""
-    return [row for row in rows if may_see(programid, int(row["programid"]), bool(row.get("released", False)))]
+    return [row for row in rows if _allowed(programid, int(row["programid"]), bool(row.get("released", False)))]
+
+
+_allowed = cache(may_see)
 
 
 def select_history(
@@ -100,8 +104,8 @@ def select_history(
         Sorted by date; upper limits have no candidate number.
     """
     wanted = [row for row in detections if jd - days <= row["jd"] < jd]
-    found = visible(near(wanted, ra, dec, radius_arcsec), programid)
-    detected = {row["pid"] for row in near(wanted, ra, dec, radius_arcsec)}
+    close = near(wanted, ra, dec, radius_arcsec)
+    found, detected = visible(close, programid), {row["pid"] for row in close}
     empty = [row for row in limits if jd - days <= row["jd"] < jd and row["pid"] not in detected]
     chosen: list[Row] = [*found, *({**row, "candid": None} for row in visible(empty, programid))]
     return sorted(chosen, key=lambda row: (row["jd"], row["pid"], row.get("candid") or 0))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ztfds.alerts.history import visible
 from ztfds.config.alerts import AlertConfig
-from ztfds.formats.alerts import pack_cutout, write_packet
+from ztfds.formats.alerts import EncodedPacket, encode_packet, pack_cutout
 from ztfds.formats.alertschema import CANDIDATE, FP_HIST, PRV_CANDIDATE, SCHEMA_VERSION, AlertField, fields
 from ztfds.survey import ids
 from ztfds.survey.errors import BugOrConfiguration
@@ -34,8 +34,8 @@ class Packet:
         Kafka topic it goes to.
     record : dict
         Every field of schema 4.02.
-    content : bytes
-        The Avro container.
+    encoded : EncodedPacket
+        The same, encoded for any name of the object.
     """
 
     candid: int
@@ -43,7 +43,12 @@ class Packet:
     programid: int
     topic: str
     record: dict[str, Any]
-    content: bytes
+    encoded: EncodedPacket
+
+    @property
+    def content(self) -> bytes:
+        """The Avro container."""
+        return self.encoded.named(self.objectid)
 
 
 def identify(jd: float, rcid: int, positive: bool, tblid: int, version: int = 1) -> tuple[int, int]:
@@ -182,7 +187,7 @@ def build_packet(
         **_cutouts(values, cutouts),
     }
     topic = topic_name(ids.night_date(ids.nid(values["jd"])), values["programid"])
-    return Packet(values["candid"], objectid, values["programid"], topic, record, write_packet(record))
+    return Packet(values["candid"], objectid, values["programid"], topic, record, encode_packet(record))
 
 
 def _history(record: str, rows: Iterable[Mapping[str, Any]] | None, programid: int) -> list[dict[str, Any]] | None:

@@ -102,14 +102,17 @@ def full_agreement(
 ) -> Agreement:
     """Agreement of a final solution.
 
-    Points are the detections of the last round with S/N >= `min_snr` that the catalog reaches; stars are those inside
-    the image and brighter than 95 % of the matched ones.
+    Points are the detections of the last round with S/N >= `min_snr` that the catalog reaches and, if there are enough,
+    are usable for the fit: pieces of a trail and radiation hits have no star to find. Stars are those inside the image and
+    brighter than 95 % of the matched ones.
     """
     i, j = fitted.detection, fitted.star
     expected_mag = np.median(catalog.mag[j] + 2.5 * np.log10(detections.flux[i])) - 2.5 * np.log10(detections.flux)
     reached = max(np.percentile(catalog.mag[fitted.inside], 99) - 0.5, np.median(expected_mag[i]))
     tried = fitted.tried
     points = tried[(detections.snr[tried] >= config.min_snr) & (expected_mag[tried] <= reached)]
+    if detections.usable[points].sum() >= config.min_final_matches:
+        points = points[detections.usable[points]]
     chosen = np.flatnonzero(catalog.mag[fitted.inside] <= np.percentile(catalog.mag[j], 95))
     point_matched, star_matched = np.isin(points, i), np.isin(fitted.inside[chosen], j)
     model, plane = fitted.distortion, fitted.inside_plane[chosen]
@@ -172,16 +175,14 @@ def contradicted_cell(
     """Whether some cell has bright detections and bright catalog stars in number, and neither find each other.
 
     A solution that is right in one part of the image and wrong in another shows so. One side alone does not count: a
-    dead or clouded part has no detections, an artefact no stars. Cells need 8 of both; poor is a quarter of the mean.
+    dead or clouded part has no detections, an artefact no stars. Cells need 8 of both; poor is a third of what the better
+    cells have (their 75th percentile).
     """
 
-    def fractions(cell: IntArray, matched: NDArray[np.bool_]) -> tuple[IntArray, FloatArray]:
+    def poor(cell: IntArray, matched: NDArray[np.bool_]) -> NDArray[np.bool_]:
         n = np.bincount(cell, minlength=n_cells)
-        good = np.bincount(cell, weights=matched, minlength=n_cells)
-        return n, good / np.maximum(n, 1)
+        share = np.bincount(cell, weights=matched, minlength=n_cells) / np.maximum(n, 1)
+        many = n >= 8
+        return many & (share < np.percentile(share[many], 75) / 3) if many.any() else many
 
-    n_detected, detected = fractions(detection_cell, detection_matched)
-    n_stars, stars = fractions(star_cell, star_matched)
-    poor = (n_detected >= 8) & (detected < 0.25 * detection_matched.mean())
-    poor &= (n_stars >= 8) & (stars < 0.25 * star_matched.mean())
-    return bool(poor.any())
+    return bool((poor(detection_cell, detection_matched) & poor(star_cell, star_matched)).any())

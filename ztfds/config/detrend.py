@@ -435,7 +435,7 @@ class MaskConfig(StepConfig):
     hit_grow_sharp_sigma: float = Field(default=3.0, gt=0, description="sigma, the same for neighbours of hits")
     hit_grow_rounds: int = Field(default=4, ge=0, description="rounds of growth: a track of 5 px width is filled")
     saturated_margin_px: int = Field(
-        default=3, ge=0, description="px around saturated pixels in which hits and tracks are not looked for"
+        default=2, ge=0, description="px around saturated pixels in which hits and tracks are not looked for"
     )
 
     track_cell_px: int = Field(

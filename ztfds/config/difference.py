@@ -64,7 +64,11 @@ class ReferenceConfig(StepConfig):
 class CandidateConfig(StepConfig):
     """Detection, measurement and alert triggers of candidates; `thres_*` are the published trigger criteria."""
 
-    threshold: float = Field(5.0, gt=0, description="Detection threshold on |Scorr|, sigmas.")
+    threshold: float = Field(
+        5.1,
+        gt=0,
+        description="Detection threshold on the height of |Scorr| between pixels, sigmas: noise peaks as often as on pixels at 5.",
+    )
     raw_threshold: float = Field(3.0, gt=0, description="Raw events down to this |Scorr| are counted, sigmas.")
     border_px: int = Field(4, ge=1, description="No candidates this close to an edge, px: the PSF fit needs pixels.")
     merge_px: float = Field(2.5, ge=0, description="A weaker peak of the same sign within this radius is dropped, px.")
@@ -114,12 +118,14 @@ class DifferenceConfig(StepConfig):
         1, ge=0, description="Growth of radiation hits, tracks and missing pixels, px: their rims are not sharp."
     )
     saturated_growth_px: int = Field(
-        4, ge=0, description="Growth of saturated pixels, px: what the difference kernels spread of their light."
+        6, ge=0, description="Growth of saturated pixels, px: what the difference kernels spread of their light."
     )
     tile_px: int = Field(
-        1100, ge=128, description="Largest side of a tile with one PSF, px (3 x 3 in a full quadrant)."
+        440,
+        ge=128,
+        description="Largest side of a tile with one PSF, px: 7 x 7 in a full quadrant; with overlap and padding 512, a fast FFT.",
     )
-    tile_margin_px: int = Field(32, ge=16, description="Overlap of tiles: more than the reach of all kernels, px.")
+    tile_margin_px: int = Field(24, ge=16, description="Overlap of tiles: more than the reach of all kernels, px.")
     psf_size: int = Field(25, ge=11, description="Side of the PSF stamps, odd, px.")
     star_snr: float = Field(30.0, gt=0, description="Faintest star used for matching, S/N.")
     star_bright_mag: float = Field(14.0, description="Brightest matching star, mag: near saturation beyond.")
@@ -144,7 +150,7 @@ class DifferenceConfig(StepConfig):
         0.0015, gt=0, description="Least relative error of PSFs and flux scale put into Scorr: PSF interpolation."
     )
     max_psf_error: float = Field(
-        0.02, gt=0, description="Largest relative error of PSFs and flux scale put into Scorr."
+        0.05, gt=0, description="Largest relative error of PSFs and flux scale put into Scorr."
     )
     psf_error_reach_px: int = Field(
         4, ge=2, description="Half size of the window in which a star's shift is told from its PSF error, px."

@@ -23,9 +23,7 @@ class BackgroundConfig(StepConfig):
 class DetectionConfig(StepConfig):
     """Matched filter and local maxima."""
 
-    limit_snr: float = Field(
-        4.0, gt=2, description="Threshold, sigmas of the matched filter: some hundred false a quadrant."
-    )
+    limit_snr: float = Field(4.0, gt=2, description="Threshold, sigmas of the matched filter, of the first list.")
     bright_snr: float = Field(
         10.0, gt=3, description="Threshold, sigmas, of the list given to the astrometric solution."
     )
@@ -33,6 +31,15 @@ class DetectionConfig(StepConfig):
     box_fwhm: float = Field(
         3.0, gt=1, description="Half side, in FWHM, of the box whose mean is taken out: zero-sum filter."
     )
+    filter_fwhm: float = Field(
+        1.15,
+        gt=0.5,
+        description="Width of the filter's Gaussian over the seeing: the wings of stars widen the best one.",
+    )
+    residual_snr: float = Field(
+        3.3, gt=2, description="Threshold, sigmas, where sources are subtracted: nine of ten stars of S/N 5 pass."
+    )
+    residual_box_fwhm: float = Field(6.0, gt=1, description="Half side, in FWHM, of the box there.")
     residual_damping: float = Field(
         0.04, ge=0, description="A source found on a residual must exceed this fraction of the model there: PSF errors."
     )
@@ -72,10 +79,15 @@ class PsfConfig(StepConfig):
         description="1 sigma of the second difference, node to node, of departure over profile: seeing is smooth.",
     )
     rounds: int = Field(3, ge=1, description="Alternations of star positions and PSF coefficients.")
-    iterations: int = Field(25, ge=1, description="Conjugate-gradient steps of one round.")
+    iterations: int = Field(15, ge=1, description="Conjugate-gradient steps of the first round.")
+    later_iterations: int = Field(
+        8, ge=1, description="The same of later rounds, which begin where the last one ended."
+    )
     outlier_sigma: float = Field(6.0, gt=2, description="Pixels further off than this lose weight (Huber).")
     pair_fwhm: float = Field(
-        1.7, gt=0, description="A neighbour found nearer than this, in FWHM, rules a star out when the PSF is made again."
+        1.7,
+        gt=0,
+        description="A neighbour found nearer than this, in FWHM, rules a star out when the PSF is made again.",
     )
     rebuild_error: float = Field(
         0.02, gt=0, description="Relative error above which the PSF is made again: its stars were not all single."
@@ -106,7 +118,7 @@ class FitConfig(StepConfig):
         0.003, ge=0, description="Error of the PSF model in a pixel, fraction; the measured one is used where larger."
     )
     flux_error_floor: float = Field(
-        0.0015,
+        0.0006,
         ge=0,
         description="Error of a flux that no averaging removes (PSF interpolation over the field), fraction.",
     )

@@ -188,9 +188,9 @@ def fit_psf(
         Flux DN, 1-sigma DN, y, x, reduced chi-square, pixels used.
     """
     out = np.empty((y.size, 6))
-    fine = np.ascontiguousarray([psf.fine for psf in images.psfs], np.float32)
     steps = 0 if forced else config.fit_iterations
-    which = which_tile(images.tiles, y, x)
+    used, which = np.unique(which_tile(images.tiles, y, x), return_inverse=True)
+    fine = np.ascontiguousarray([images.psfs[k].fine for k in used], np.float32)
     kernels.fit_psf(
         images.diff, images.variance, y, x, sky, fine, which, OVERSAMPLING, config.fit_half_px, steps,
         config.fit_reach_px, out,
@@ -245,10 +245,11 @@ def edge_distance(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.nd
 def _measure_shapes(table: np.ndarray, images: MeasuredImages, level: np.ndarray, sign: np.ndarray) -> None:
     """Axes, FWHM and what follows from them, and the 5 x 5 stamp metrics."""
     y, x = np.ascontiguousarray(table["y"]), np.ascontiguousarray(table["x"])
-    widths = np.array([psf_width(psf) for psf in images.psfs])
+    used, which = np.unique(which_tile(images.tiles, y, x), return_inverse=True)
+    widths = np.array([psf_width(images.psfs[k]) for k in used])
     out = np.empty((y.size, 3))
-    kernels.shapes(images.diff, y, x, level, sign, float(np.median(widths)), out)
-    width = widths[which_tile(images.tiles, y, x)]
+    kernels.shapes(images.diff, y, x, level, sign, psf_width(images.psfs[len(images.psfs) // 2]), out)
+    width = widths[which]
     fwhm = out[:, 2]
     table["aimage"], table["bimage"], table["fwhm"] = out[:, 0], out[:, 1], fwhm
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -14,11 +14,14 @@ from ztfds.kernels import zogy as kernels
 
 log = logging.getLogger(__name__)
 
-MOVER_FRACTION, MOVER_SHIFT_PX = 0.1, 0.5
-"""Share of matching stars that may have moved on their own (proper motion, blends that vary), and by how much, px."""
+ODD_FRACTION, MOVER_SHIFT_PX, VARIABLE_CHANGE = 0.1, 0.5, 0.3
+"""Share of matching stars that may be odd, and how far, px, they move (proper motion, blends) or by how much they vary."""
 
-SCATTER_GRID_PX = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 41)])
-"""Scatters that are tried, px."""
+FEW_STARS = 20
+"""Fewer matching stars than this are pooled over both axes, and judged by each other."""
+
+SCATTER_GRID = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 41)])
+"""Scatters that are tried, px or relative flux."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class StarMatch:
         Shift of the science image against the reference, px.
     error : (n,) float64
         Expected 1-sigma error of each shift, one axis, from the noise of both images, px.
-    snr : (n,) float64
-        S/N of each star in the science image.
+    ratio_error : (n,) float64
+        Expected 1-sigma error of ratio.
     """
 
     x: np.ndarray
@@ -45,7 +48,7 @@ class StarMatch:
     dx: np.ndarray
     dy: np.ndarray
     error: np.ndarray
-    snr: np.ndarray
+    ratio_error: np.ndarray
 
     def __getitem__(self, keep: np.ndarray) -> StarMatch:
         return StarMatch(*(getattr(self, item.name)[keep] for item in fields(self)))
@@ -57,9 +60,9 @@ class StarMatch:
 
     @property
     def gain(self) -> float:
-        """Science DN per reference DN: mean log ratio, weighted by S/N down to a floor of 1 % per star."""
-        weights = 1 / (1 / np.maximum(self.snr, 1.0) ** 2 + 1e-4)
-        return float(np.exp(np.average(np.log(self.ratio), weights=weights)))
+        """Science DN per reference DN: mean log ratio, weighted, in spite of some stars that vary."""
+        logs, errors = np.log(self.ratio)[:, None], self.ratio_error / self.ratio
+        return float(np.exp(_fit_with_scatter(np.ones_like(logs), logs, errors, VARIABLE_CHANGE)[0][0, 0]))
 
 
 def select_stars(
@@ -128,12 +131,19 @@ def _clean(peak: np.ndarray, bad: np.ndarray, y: float, x: float, saturate: floa
 
 
 def _isolated(rows: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
-    """Whether each star has no neighbour above a fifth of its flux within `radius`."""
+    """Whether no neighbour spoils a star's window: none above 1/5 of its flux times max(1, (distance / radius)^4).
+
+    The fourth power is a little less than the fall of a star's wings; neighbours are asked for to 4 radii.
+    """
     known = np.flatnonzero(np.isfinite(flux) & np.isfinite(x) & np.isfinite(y))
     tree = cKDTree(np.column_stack([x[known], y[known]]))
-    near = tree.query_ball_point(np.column_stack([x[rows], y[rows]]).reshape(-1, 2), radius)
-    keep = [not np.any(flux[known[n]][known[n] != k] > 0.2 * flux[k]) for k, n in zip(rows, near, strict=True)]
-    return np.array(keep, bool)
+    near = tree.query_ball_point(np.column_stack([x[rows], y[rows]]).reshape(-1, 2), 4 * radius)
+    keep = np.ones(rows.size, bool)
+    for k, (row, found) in enumerate(zip(rows, near, strict=True)):
+        others = known[found][known[found] != row]
+        distance = np.hypot(x[others] - x[row], y[others] - y[row]) / radius
+        keep[k] = not np.any(flux[others] > 0.2 * flux[row] * np.maximum(1.0, distance**4))
+    return keep
 
 
 def match_stars(
@@ -167,25 +177,24 @@ def match_stars(
     ys, xs = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
     psfs_new = np.ascontiguousarray([tile.psf_new for tile in tiles], np.float32)
     psfs_ref = np.ascontiguousarray([tile.psf_ref for tile in tiles], np.float32)
-    out = np.empty((rows.size, 6))
+    out = np.empty((rows.size, 7))
     which = which_tile(tiles, y, x)
     kernels.match_stars(new, ref, *variances, ys, xs, which, psfs_new, psfs_ref, config.star_half_px, out)
-    error = np.sqrt(0.5 * (out[:, 4] ** 2 + out[:, 5] ** 2))
-    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], error, psfcat["snr"][rows].astype(float))
-    return match[_agreeing(out[:, :4], error)]
+    error = np.sqrt(0.5 * (out[:, 5] ** 2 + out[:, 6] ** 2))
+    match = StarMatch(x, y, out[:, 0], out[:, 1], out[:, 2], error, out[:, 4])
+    return match[_agreeing(out[:, :4], error, out[:, 4])]
 
 
-def _agreeing(fits: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _agreeing(fits: np.ndarray, error: np.ndarray, ratio_error: np.ndarray) -> np.ndarray:
     """Clip fits (ratio, dx, dy, residual) iteratively at 4 robust sigmas about their medians.
 
-    A shift may in addition be off by 4 times its own error: what a faint star says of the warp has little weight, but is no
-    disagreement.
+    Ratio and shifts may be off by 4 times their own errors: what a faint star says has little weight, but is no disagreement.
     """
     keep = np.isfinite(fits).all(axis=1) & np.isfinite(error)
     if not keep.any():
         return keep
     values = np.column_stack([np.log(np.where(keep, fits[:, 0], 1.0)), fits[:, 1:]])
-    own = np.outer(error, (0.0, 1.0, 1.0, 0.0))
+    own = np.column_stack([ratio_error / np.where(keep, fits[:, 0], 1.0), error, error, np.zeros_like(error)])
     for _ in range(10):
         centre = np.median(values[keep], axis=0)
         sigma = np.maximum(1.4826 * np.median(np.abs(values[keep] - centre), axis=0), (2e-3, 5e-3, 5e-3, 5e-3))
@@ -229,6 +238,43 @@ def _terms(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], n: int) -> np.n
     return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v][:n], axis=-1)
 
 
+def without_movers(match: StarMatch) -> StarMatch:
+    """Leave out the stars that moved on their own, judged by the other stars.
+
+    With fewer than 20 stars a star that moved widens the scatter that it is judged by, and of four stars none can be far off.
+    Every star whose shift is known better than 2 scatters and that is more than a sigma off is therefore held against the fit
+    to the others (its deleted residual) and left out beyond 4 of its sigmas, the worst first, down to 3 stars.
+
+    Parameters
+    ----------
+    match : StarMatch
+
+    Returns
+    -------
+    StarMatch
+    """
+    while 4 <= match.size < FEW_STARS:
+        _, scatter, own = _deleted(match, np.ones(match.size, bool))
+        deleted = np.zeros(match.size)
+        for k in np.flatnonzero((own > 1) & (match.error < 2 * scatter)):
+            deleted[k] = _deleted(match, np.arange(match.size) != k)[2][k]
+        worst = int(np.argmax(deleted))
+        if deleted[worst] <= 4:
+            break
+        match = match[np.arange(match.size) != worst]
+    return match
+
+
+def _deleted(match: StarMatch, used: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Mean shift (2,) and scatter of the used stars, and how many of their sigmas off every star is."""
+    shifts = np.column_stack([match.dx, match.dy])
+    mean, scatter, variance = _fit_with_scatter(
+        np.ones((used.sum(), 1)), shifts[used], match.error[used], MOVER_SHIFT_PX
+    )
+    distance = np.hypot(*(shifts - mean).T)
+    return mean[0], scatter, distance / np.sqrt(match.error**2 + scatter**2 + variance)
+
+
 def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig) -> Warp:
     """Fit the shifts of the stars by a polynomial of the order that their number allows.
 
@@ -236,13 +282,13 @@ def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig)
     than 20 stars the scatter is taken to be the same in x and y: a handful of stars cannot tell two apart.
     """
     n = match.size
-    terms = 6 if n >= 60 else 3 if n >= 20 else 1
+    terms = 6 if n >= 60 else 3 if n >= FEW_STARS else 1
     if n < 3:
         return Warp(np.zeros((1, 2)), 0.0, 0.0, np.full(2, config.default_registration_px))
     design = _terms(match.x, match.y, shape, terms)
     both = np.column_stack([match.dx, match.dy])
-    groups = [both] if n < 20 else [both[:, :1], both[:, 1:]]
-    fits = [_fit_with_scatter(design, part, match.error) for part in groups]
+    groups = [both] if n < FEW_STARS else [both[:, :1], both[:, 1:]]
+    fits = [_fit_with_scatter(design, part, match.error, MOVER_SHIFT_PX) for part in groups]
     coefficients = np.hstack([fit[0] for fit in fits])
     gx, gy = np.meshgrid(np.linspace(0, shape[1], 9), np.linspace(0, shape[0], 9))
     field = _terms(gx, gy, shape, terms) @ coefficients
@@ -252,41 +298,44 @@ def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig)
     return Warp(coefficients, size, size / float(np.sqrt(terms * variance)), scatter)
 
 
-def _fit_with_scatter(design: np.ndarray, shifts: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Most likely polynomial and scatter when a few of the stars move on their own.
+def _fit_with_scatter(
+    design: np.ndarray, values: np.ndarray, error: np.ndarray, odd: float
+) -> tuple[np.ndarray, float, float]:
+    """Most likely linear fit and scatter when a few of the stars are odd.
 
-    A star's residual r is normal with variance error^2 + s^2 on each axis or, with the chance `MOVER_FRACTION`, with
-    `MOVER_SHIFT_PX`^2 more. For each s of a grid the weighted fit is iterated with the chance that a star is no mover; the s
-    of the largest restricted likelihood (Patterson & Thompson 1971, Biometrika 58, 545: the fitted terms counted) is taken.
+    A star's residual r is normal with variance error^2 + s^2 in each column or, with the chance `ODD_FRACTION`, with odd^2
+    more. For each s of a grid the weighted fit is iterated with the chance that a star is not odd; the s of the largest
+    restricted likelihood (Patterson & Thompson 1971, Biometrika 58, 545: the fitted terms counted) is taken.
 
     Parameters
     ----------
     design : (n, terms) float64
-    shifts : (n, k) float64, px
-        One column per axis; they share s.
-    error : (n,) float64, px
+    values : (n, k) float64
+        Shifts (one column per axis; they share s) or log ratios.
+    error : (n,) float64
+    odd : float
 
     Returns
     -------
     (terms, k) float64, float, float
-        Coefficients, s in px (0 where nothing exceeds the errors), variance of the mean shift px^2.
+        Coefficients, s (0 where nothing exceeds the errors), variance of the mean.
     """
-    axes = shifts.shape[1]
+    axes = values.shape[1]
     best: tuple[float, np.ndarray, float, float] | None = None
-    middle = np.sum((shifts - np.median(shifts, axis=0)) ** 2, axis=1)
-    for s in SCATTER_GRID_PX:
+    middle = np.sum((values - np.median(values, axis=0)) ** 2, axis=1)
+    for s in SCATTER_GRID:
         variance = error**2 + s**2 + 1e-6
-        wide = variance + MOVER_SHIFT_PX**2
-        for start in (np.zeros_like(middle), middle):  # all alike, and movers judged about the median
+        wide = variance + odd**2
+        for start in (np.zeros_like(middle), middle):  # all alike, and odd ones judged by the median
             square = start
             for _ in range(4):
-                near = np.log1p(-MOVER_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
-                far = np.log(MOVER_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
+                near = np.log1p(-ODD_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
+                far = np.log(ODD_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
                 chance = 1 / (1 + np.exp(np.clip(far - near, -50, 50)))
                 weight = chance / variance + (1 - chance) / wide
                 normal = design.T @ (design * weight[:, None])
-                coefficients = np.linalg.lstsq(normal, design.T @ (shifts * weight[:, None]), rcond=None)[0]
-                square = np.sum((shifts - design @ coefficients) ** 2, axis=1)
+                coefficients = np.linalg.lstsq(normal, design.T @ (values * weight[:, None]), rcond=None)[0]
+                square = np.sum((values - design @ coefficients) ** 2, axis=1)
             likelihood = _likelihood(square, variance, wide, axes) - 0.5 * axes * float(np.linalg.slogdet(normal)[1])
             if best is None or likelihood > best[0]:
                 best = likelihood, coefficients, float(s), float(1 / weight.sum())
@@ -295,9 +344,9 @@ def _fit_with_scatter(design: np.ndarray, shifts: np.ndarray, error: np.ndarray)
 
 
 def _likelihood(square: np.ndarray, variance: np.ndarray, wide: np.ndarray, axes: int) -> float:
-    """Log likelihood of squared residuals under the mixture of stars that stay and stars that move."""
-    near = np.log1p(-MOVER_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
-    far = np.log(MOVER_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
+    """Log likelihood of squared residuals under the mixture of usual and odd stars."""
+    near = np.log1p(-ODD_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
+    far = np.log(ODD_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
     return float(np.sum(np.logaddexp(near, far)))
 
 
@@ -313,7 +362,7 @@ def residual_sky(
     """
     box = config.background_box_px
     mesh = np.empty((-(-new.shape[0] // box), -(-new.shape[1] // box)), np.float32)
-    kernels.sky_mesh(new, ref, bad, gain, box, max(1, box // 80), mesh)
+    kernels.sky_mesh(new, ref, bad, gain, box, max(1, box // 64), mesh)
     known = mesh[np.isfinite(mesh)]
     return np.where(np.isfinite(mesh), mesh, np.median(known) if known.size else 0).astype(np.float32)
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ztfds.config.difference import DifferenceConfig
-from ztfds.difference.matching import StarMatch, Warp, fit_warp, match_stars, residual_sky, select_stars
+from ztfds.difference.matching import (
+    StarMatch,
+    Warp,
+    fit_warp,
+    match_stars,
+    residual_sky,
+    select_stars,
+    without_movers,
+)
 from ztfds.difference.products import DifferenceInputs
 from ztfds.difference.subtract import Tile, tile_cores, with_margin
 from ztfds.kernels import resample as resample_kernels
@@ -27,6 +35,8 @@ from ztfds.survey import bits
 from ztfds.survey.errors import BadDifference
 
 log = logging.getLogger(__name__)
+
+_PSF_GRID, _FADE = 64, (5.0, 10.0)
 
 MOST_SOURCES = 0.8
 """Share of source pixels above which the sky is measured on sources as well (they cancel, but for their wings)."""
@@ -172,18 +182,27 @@ def make_tiles(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceCon
         y, x = 0.5 * (core[0] + core[1] - 1), 0.5 * (core[2] + core[3] - 1)
         rx, ry = (float(v) for v in grid.at(np.array(x), np.array(y)))
         rx, ry = min(max(rx, 0.0), reference.pixels.shape[1] - 1.0), min(max(ry, 0.0), reference.pixels.shape[0] - 1.0)
-        size, margin = config.psf_size, with_margin(core, grid.shape, config.tile_margin_px)
         phase = tuple(float(v) % 1.0 for v in grid.at(np.array(round(x)), np.array(round(y))))
-        stamps = band_limited(science.psf, x, y, size), resampled_psf(band_limited(reference.psf, rx, ry, size), phase)
-        tiles.append(Tile(core, margin, *map(_normalised, stamps)))
+        stamps = (
+            effective_psf(science.psf, x, y, config.psf_size),
+            effective_psf(reference.psf, rx, ry, config.psf_size, phase),
+        )
+        tiles.append(Tile(core, with_margin(core, grid.shape, config.tile_margin_px), *map(_normalised, stamps)))
     return tiles
 
 
-def band_limited(psf: Psf, x: float, y: float, size: int) -> np.ndarray:
-    """The PSF as a convolution needs it: free of the light that an undersampled stamp folds back from beyond Nyquist.
+def effective_psf(psf: Psf, x: float, y: float, size: int, phase: tuple[float, ...] | None = None) -> np.ndarray:
+    """The PSF as the convolutions of the difference need it.
 
-    Stamps of stars a quarter of a pixel off the centre to all four sides are shifted back in Fourier space and averaged:
-    what is folded back turns with the position of the star in its pixel and cancels to second order; the rest does not.
+    *Free of folded light.* In an undersampled stamp light from beyond the Nyquist frequency adds up in the central pixel, as
+    it does for a star in the centre of a pixel and for no other. Stamps of stars a quarter of a pixel off the centre to all
+    four sides are shifted back in Fourier space and averaged: the folded part turns with the position in the pixel and
+    cancels, the rest stays.
+
+    *As resampled.* Lanczos-3 weights of the sub-pixel phase p dampen what is near Nyquist: their transform,
+    sum_k w(k - p) exp(2 pi i f (k - p)), multiplies that of the PSF.
+
+    Both are band-limited changes, which ring; they are faded out between `_FADE` pixels from the centre.
 
     Parameters
     ----------
@@ -192,34 +211,35 @@ def band_limited(psf: Psf, x: float, y: float, size: int) -> np.ndarray:
         Image position, pixels.
     size : int
         Odd.
+    phase : (x, y), optional
+        Sub-pixel phase of the resampling in [0, 1); None for an image that was not resampled.
 
     Returns
     -------
     (size, size) float64
     """
-    total = np.zeros((size, size // 2 + 1), complex)
-    ky, kx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
+    ky, kx = np.fft.fftfreq(_PSF_GRID)[:, None], np.fft.rfftfreq(_PSF_GRID)[None, :]
+    total = np.zeros((_PSF_GRID, _PSF_GRID // 2 + 1), complex)
     for dx in (-0.25, 0.25):
         for dy in (-0.25, 0.25):
             stamp = psf.stamp(x, y, size, dx, dy).astype(float)
-            total += np.fft.rfft2(stamp) * np.exp(2j * np.pi * (kx * dx + ky * dy))
-    return np.fft.irfft2(0.25 * total, s=(size, size))
+            total += 0.25 * np.fft.rfft2(stamp, (_PSF_GRID, _PSF_GRID)) * np.exp(2j * np.pi * (kx * dx + ky * dy))
+    if phase is not None:
+        total *= _lanczos_response(phase[0], kx) * _lanczos_response(phase[1], ky)
+    changed = np.fft.irfft2(total, (_PSF_GRID, _PSF_GRID))[:size, :size]
+    plain = psf.stamp(x, y, size).astype(float)
+    offset = np.arange(size) - size // 2
+    distance = np.hypot(offset[:, None], offset[None, :])
+    weight = 0.5 + 0.5 * np.cos(np.pi * np.clip((distance - _FADE[0]) / (_FADE[1] - _FADE[0]), 0.0, 1.0))
+    return np.asarray(plain + weight * (changed - plain))
 
 
-def resampled_psf(stamp: np.ndarray, phase: tuple[float, ...]) -> np.ndarray:
-    """PSF of an image that was resampled with the Lanczos-3 weights of one sub-pixel phase (x, y).
-
-    Between pixels the weights dampen what is near Nyquist; their transform, sum_k w(k - phase) exp(-2 pi i f (k - phase)),
-    multiplies that of the PSF.
-    """
-    size = stamp.shape[0]
+def _lanczos_response(phase: float, frequency: np.ndarray) -> np.ndarray:
+    """Transform of the Lanczos-3 weights of one phase at frequencies in cycles per pixel; same shape, complex."""
     table = resample_kernels.lanczos_table()
-    factors = []
-    for fraction, frequency in zip(phase, (np.fft.rfftfreq(size), np.fft.fftfreq(size)), strict=True):
-        weights = table[:, round(fraction * (table.shape[1] - 1))].astype(float)
-        at = np.arange(resample_kernels.TAPS) - 2 - fraction
-        factors.append(np.exp(2j * np.pi * frequency[:, None] * at) @ weights)
-    return np.fft.irfft2(np.fft.rfft2(stamp) * factors[0][None, :] * factors[1][:, None], s=stamp.shape)
+    weights = table[:, round(phase * (table.shape[1] - 1))].astype(float)
+    at = np.arange(resample_kernels.TAPS) - 2 - phase
+    return np.asarray(np.exp(2j * np.pi * frequency[..., None] * at) @ weights)
 
 
 def _normalised(stamp: np.ndarray) -> np.ndarray:
@@ -238,7 +258,8 @@ def _match(
     bad = science.bad | ref.bad
     rows = select_stars(psfcat, source.pixels, bad, saturate, magzp, config)
     variances = science.variance, ref.uncertainty**2
-    return match_stars(science.new, ref.pixels, variances, psfcat, rows, tiles, config)
+    match = match_stars(science.new, ref.pixels, variances, psfcat, rows, tiles, config)
+    return without_movers(match)
 
 
 def _expected_gain(inputs: DifferenceInputs) -> float:

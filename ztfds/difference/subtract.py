@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 from scipy import fft
@@ -15,6 +15,8 @@ KERNEL_GRID = 64
 """Side of the grid, pixels, on which the small kernels and the difference's PSF are made."""
 OVERSAMPLING = 5
 """Samples per pixel of the PSFs that are fitted."""
+VARIANCE_TAPS = 15
+"""Side, pixels, of the squared kernels that make the variance of the score: beyond, they hold less than 1e-3 of it."""
 FIT_RADIUS = 12
 """Radius, pixels, to which the oversampled PSFs reach."""
 
@@ -45,8 +47,8 @@ class TilePsf:
     ----------
     stamp : (25, 25) float32
         PSF of the difference image, DN per pixel for unit flux.
-    fine : (m, m) float32
-        The same, oversampled, for fitting at any sub-pixel position.
+    transform : (64, 64) complex
+        Its Fourier transform.
     noise : float
         Background noise of the difference, DN.
     limit : float
@@ -54,9 +56,14 @@ class TilePsf:
     """
 
     stamp: np.ndarray
-    fine: np.ndarray
+    transform: np.ndarray
     noise: float
     limit: float
+
+    @cached_property
+    def fine(self) -> np.ndarray:
+        """(m, m) float32: the PSF oversampled, for fitting at any sub-pixel position; made where it is asked for."""
+        return _oversampled(self.transform)
 
 
 @dataclass(frozen=True)
@@ -155,23 +162,29 @@ def subtract_block(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, TilePsf]:
     """ZOGY of one block: difference, score, reference's score, variance of the score, PSF of the difference.
 
-    The block is zero-padded so that opposite edges do not touch (variances: with their median).
+    The block is zero-padded so that opposite edges do not touch.
     """
-    pad = psf_new.shape[0]
+    pad = psf_new.shape[0] - 1
     shape = tuple(fft.next_fast_len(n + pad, real=True) for n in new.shape)
     sn2, sr2 = _middle(var_new), _middle(var_ref)
     small = _small_kernels(psf_new, psf_ref, sn2, sr2)
-    n_hat, r_hat = _forward(new, shape, 0.0), _forward(ref, shape, 0.0)
+    n_hat, r_hat = _forward(new, shape), _forward(ref, shape)
     pn, pr = _small_transform(psf_new, shape), _small_transform(psf_ref, shape)
     d_hat, s_hat, sr_hat = np.empty_like(n_hat), np.empty_like(n_hat), np.empty_like(n_hat)
     norms = (float(np.sqrt(sn2 + sr2)), 1 / small.flux_norm)
     kernels.fourier_pass(n_hat, r_hat, pn, pr, sn2, sr2, *norms, d_hat, s_hat, sr_hat)
-    del n_hat, r_hat, pn, pr
     images = [_backward(part, shape, new.shape) for part in (d_hat, s_hat, sr_hat)]
-    del d_hat, s_hat, sr_hat
-    vn, vr = _forward(var_new, shape, sn2), _forward(var_ref, shape, sr2)
-    kernels.add_products(vn, _small_transform(small.kn2, shape), vr, _small_transform(small.kr2, shape))
-    return images[0], images[1], images[2], _backward(vn, shape, new.shape), small.psf
+    variance = np.zeros(new.shape, np.float32)
+    for pixels, level, kernel in ((var_new, sn2, small.kn2), (var_ref, sr2, small.kr2)):
+        kernels.add_separable(np.ascontiguousarray(pixels), level, *_separated(kernel), variance)
+    return images[0], images[1], images[2], variance, small.psf
+
+
+def _separated(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row factor, each (n,) float32, of the product nearest to a kernel (n, n), with the kernel's sum."""
+    left, _, right = np.linalg.svd(kernel.astype(float))
+    column, row = left[:, 0] / left[:, 0].sum(), right[0] / right[0].sum()
+    return (column * float(kernel.sum(dtype=float))).astype(np.float32), row.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -195,12 +208,12 @@ def _small_kernels(psf_new: np.ndarray, psf_ref: np.ndarray, sn2: float, sr2: fl
     n2, r2 = np.abs(pn) ** 2, np.abs(pr) ** 2
     q = sn2 * r2 + sr2 * n2 + float(kernels.TINY)
     flux_norm = float(np.mean(n2 * r2 / q))
-    kn = _crop(np.fft.ifft2(np.conj(pn) * r2 / q).real / flux_norm, size)
-    kr = _crop(np.fft.ifft2(np.conj(pr) * n2 / q).real / flux_norm, size)
+    kn = _crop(np.fft.ifft2(np.conj(pn) * r2 / q).real / flux_norm, VARIANCE_TAPS)
+    kr = _crop(np.fft.ifft2(np.conj(pr) * n2 / q).real / flux_norm, VARIANCE_TAPS)
     pd = pn * pr * np.sqrt((sn2 + sr2) / q)
     stamp = _crop(np.fft.ifft2(pd).real, size)
     noise = float(np.sqrt(sn2 + sr2))
-    psf = TilePsf(stamp.astype(np.float32), _oversampled(pd), noise, noise / float(np.sqrt(np.sum(stamp**2))))
+    psf = TilePsf(stamp.astype(np.float32), pd, noise, noise / float(np.sqrt(np.sum(stamp**2))))
     return _SmallKernels((kn**2).astype(np.float32), (kr**2).astype(np.float32), flux_norm, psf)
 
 
@@ -236,9 +249,9 @@ def _middle(variance: np.ndarray) -> float:
     return float(np.median(variance[::7, ::5]))
 
 
-def _forward(image: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
-    """Real FFT of an image padded with a constant."""
-    padded = np.full(shape, fill, np.float32)
+def _forward(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Real FFT of an image padded with zeros."""
+    padded = np.zeros(shape, np.float32)
     padded[: image.shape[0], : image.shape[1]] = image
     return fft.rfft2(padded, workers=1, overwrite_x=True)
 
@@ -248,18 +261,10 @@ def _backward(transform: np.ndarray, shape: tuple[int, ...], kept: tuple[int, ..
     return fft.irfft2(transform, s=shape, workers=1, overwrite_x=True)[: kept[0], : kept[1]]
 
 
-@lru_cache(maxsize=8)
-def _phases(shape: tuple[int, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fourier factors of the rows and columns of a small centred stamp."""
-    ny, nx = shape
-    offset = np.arange(size) - size // 2
-    rows = np.exp(-2j * np.pi / ny * ((np.arange(ny)[:, None] * offset) % ny))
-    columns = np.exp(-2j * np.pi / nx * ((offset[:, None] * np.arange(nx // 2 + 1)) % nx))
-    return rows.astype(np.complex64), np.stack([columns.real, columns.imag]).astype(np.float32)
-
-
 def _small_transform(stamp: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Real FFT of a small centred stamp, padded to `shape`."""
-    out = np.empty((shape[0], shape[1] // 2 + 1), np.complex64)
-    kernels.small_transform(np.ascontiguousarray(stamp, np.float32), *_phases(tuple(shape), stamp.shape[0]), out)
-    return out
+    """Real FFT of a small centred stamp, padded to `shape` with its centre at pixel (0, 0)."""
+    half = stamp.shape[0] // 2
+    padded = np.zeros(shape, np.float32)
+    padded[: half + 1, : half + 1], padded[-half:, : half + 1] = stamp[half:, half:], stamp[:half, half:]
+    padded[: half + 1, -half:], padded[-half:, -half:] = stamp[half:, :half], stamp[:half, :half]
+    return fft.rfft2(padded, workers=1, overwrite_x=True)

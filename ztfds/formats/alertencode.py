@@ -100,8 +100,8 @@ def _cutout(cutout: Mapping[str, Any] | None) -> bytes:
     return _NULL if cutout is None else _VALUE + encode_text(cutout["fileName"]) + encode_bytes(cutout["stampData"])
 
 
-def encode_alert(alert: Mapping[str, Any]) -> bytes:
-    """Avro binary of an ``alert`` record of our schema.
+def encode_around_name(alert: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Avro binary of an ``alert`` record of our schema before and after the name of its object.
 
     Parameters
     ----------
@@ -114,11 +114,9 @@ def encode_alert(alert: Mapping[str, Any]) -> bytes:
         A value does not fit; the message names the field.
     """
     try:
-        return b"".join(
+        before = encode_text(alert["schemavsn"]) + encode_text(alert["publisher"])
+        after = b"".join(
             (
-                encode_text(alert["schemavsn"]),
-                encode_text(alert["publisher"]),
-                encode_text(alert["objectId"]),
                 encode_long(alert["candid"]),
                 _record(CANDIDATE, alert["candidate"]),
                 _array(PRV_CANDIDATE, alert["prv_candidates"]),
@@ -130,3 +128,10 @@ def encode_alert(alert: Mapping[str, Any]) -> bytes:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise BugOrConfiguration(f"alert does not fit the schema: {error!r}") from error
+    return before, after
+
+
+def encode_alert(alert: Mapping[str, Any]) -> bytes:
+    """Avro binary of a whole ``alert`` record; see `encode_around_name`."""
+    before, after = encode_around_name(alert)
+    return before + encode_text(alert["objectId"]) + after

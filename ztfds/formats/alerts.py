@@ -18,7 +18,7 @@ import fastavro
 import numpy as np
 from isal import igzip, isal_zlib
 
-from ztfds.formats.alertencode import encode_alert, encode_bytes, encode_long
+from ztfds.formats.alertencode import encode_around_name, encode_bytes, encode_long, encode_text
 from ztfds.formats.alertschema import SCHEMA_VERSION, alert_schema
 from ztfds.formats.images import decode_image
 from ztfds.survey.errors import BugOrConfiguration, FilesMissing, TruncatedFile, UnreadableFile
@@ -114,22 +114,41 @@ def _encode_any(record: Mapping[str, Any], parsed_schema: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_packet(record: Mapping[str, Any]) -> bytes:
-    """A complete packet of our schema 4.02: a container with this one record.
+@dataclass(frozen=True)
+class EncodedPacket:
+    """A packet of our schema 4.02, complete but for the name of its object, which is known last.
 
-    Parameters
+    Attributes
     ----------
-    record : mapping
-        All fields of the ``alert`` record; see `ztfds.alerts.packet.build_packet`.
-
-    Returns
-    -------
-    bytes
-        What goes to the broker and to the alert archive.
+    before, after : bytes
+        Avro binary of the record around the name.
     """
-    head, sync = _ours()
-    body = encode_alert(record)
-    return b"".join((head, encode_long(1), encode_long(len(body)), body, sync))
+
+    before: bytes
+    after: bytes
+
+    def named(self, objectid: str) -> bytes:
+        """The packet as it goes to the broker and to the alert archive: a container with this one record."""
+        head, sync = _ours()
+        name = encode_text(objectid)
+        size = encode_long(len(self.before) + len(name) + len(self.after))
+        return b"".join((head, encode_long(1), size, self.before, name, self.after, sync))
+
+
+def encode_packet(record: Mapping[str, Any]) -> EncodedPacket:
+    """Encode all fields of the ``alert`` record but ``objectId``; see `ztfds.alerts.packet.build_packet`.
+
+    Raises
+    ------
+    BugOrConfiguration
+        A value does not fit; the message names the field.
+    """
+    return EncodedPacket(*encode_around_name(record))
+
+
+def write_packet(record: Mapping[str, Any]) -> bytes:
+    """A complete packet of our schema 4.02: a container with this one record."""
+    return encode_packet(record).named(record["objectId"])
 
 
 def write_container(records: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> bytes:
@@ -182,6 +201,8 @@ __all__ = [
     "CUTOUTS",
     "SCHEMA_VERSION",
     "Container",
+    "EncodedPacket",
+    "encode_packet",
     "pack_cutout",
     "read_container",
     "read_packets",

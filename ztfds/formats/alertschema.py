@@ -87,6 +87,25 @@ def _history(name: str, item: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "type": ["null", {"type": "array", "items": item}], "default": None}
 
 
+def schema_files() -> dict[str, dict[str, Any]]:
+    """The schema as the survey publishes it: one document per record, by file name, in the order in which to parse them."""
+    whole = alert_schema()
+    nested: dict[str, dict[str, Any]] = {}
+
+    def named(kind: Any) -> Any:
+        if isinstance(kind, list):
+            return [named(part) for part in kind]
+        if isinstance(kind, dict) and kind["type"] == "array":
+            return {**kind, "items": named(kind["items"])}
+        if isinstance(kind, dict):
+            nested[f"{kind['name']}.avsc"] = kind
+            return f"{kind['namespace']}.{kind['name']}"
+        return kind
+
+    declared = [{**field, "type": named(field["type"])} for field in whole["fields"]]
+    return {**nested, "alert.avsc": {**whole, "fields": declared}}
+
+
 def alert_schema() -> dict[str, Any]:
     """The whole schema as one JSON-like document, nested records defined where they are first used."""
     table = {record: [field.avro() for field in declared] for record, declared in fields().items()}

@@ -15,7 +15,7 @@ from ztfds.formats import structure, units
 from ztfds.formats.atomic import Written, view_of, write_atomic
 from ztfds.formats.raw import read_content, write_hdus
 from ztfds.formats.units import TILE_ROWS
-from ztfds.survey.errors import BadData, UnreadableFile, WrongSize
+from ztfds.survey.errors import BadData, MissingKeyword, UnreadableFile, WrongSize
 
 _STRUCTURAL = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3", "EXTEND", "PCOUNT", "GCOUNT")
 _HEADER_BYTES = 1 << 18
@@ -160,6 +160,21 @@ def read_image(path: Path | str, extname: str | None = None, *, verify: bool = F
     wanted = [hdu for hdu in hdus if hdu.is_image and extname in (None, hdu.header.get("EXTNAME"))]
     read = units.read_image(content, wanted[0], path.name) if wanted else None
     return read or decode_image(content, path.name, extname)
+
+
+def header_with(path: Path, keyword: str) -> fits.Header:
+    """The first header of a FITS file that has a keyword.
+
+    Raises
+    ------
+    FilesMissing, StoreDown, TruncatedFile, UnreadableFile
+    MissingKeyword
+        None has it.
+    """
+    for hdu in structure.walk(read_content(path), path.name):
+        if keyword in hdu.header:
+            return hdu.header
+    raise MissingKeyword(f"{path.name} has no {keyword}")
 
 
 def _read_straight(path: Path) -> tuple[np.ndarray, fits.Header] | None:

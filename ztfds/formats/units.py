@@ -24,8 +24,9 @@ TILE_ROWS = 88
 """Rows of a tile: 35 tiles a quadrant; tiles of many rows are read twice as fast as tiles of one."""
 _FLIP = 0x8000
 _TYPES = {"float32": -32, "uint16": 16, "int16": 16}
-_COLUMNS = {"u1": "B", "i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D"}
-_CODES = {code: ">" + kind for kind, code in _COLUMNS.items()}
+_COLUMNS = {"b1": "L", "u1": "B", "i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D"}
+_CODES = {code: ">" + kind for kind, code in _COLUMNS.items() if code != "L"}
+_YES, _NO = ord("T"), ord("F")
 _STORAGE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|ZIMAGE|ZNAXIS"
 )
@@ -386,7 +387,11 @@ def table(rows: np.ndarray, extname: str, units: Mapping[str, str]) -> Unit:
         if name in units:
             cards.append(card(f"TUNIT{k}", units[name]))
     cards.append(card("EXTNAME", extname))
-    data = rows.astype(stored).tobytes()
+    swapped = rows.astype(stored)
+    for name, column in zip(names, columns, strict=True):
+        if column[0].endswith("L"):
+            swapped[name] = np.where(rows[name], _YES, _NO)
+    data = swapped.tobytes()
     data += bytes(-len(data) % 4)
     return Unit(b"".join(cards), (data,), ones_complement_sum(data))
 
@@ -401,7 +406,7 @@ def _column(dtype: np.dtype) -> tuple[str, str, tuple[int, ...]]:
     kind = f"{base.kind}{base.itemsize}"
     if kind not in _COLUMNS or len(shape) > 1:
         raise Unusual(str(dtype))
-    return f"{shape[0] if shape else 1}{_COLUMNS[kind]}", f">{kind}", shape
+    return f"{shape[0] if shape else 1}{_COLUMNS[kind]}", "u1" if kind == "b1" else f">{kind}", shape
 
 
 def read_table(content: bytes, hdu: Hdu) -> np.ndarray | None:
@@ -412,11 +417,14 @@ def read_table(content: bytes, hdu: Hdu) -> np.ndarray | None:
     if header.get("PCOUNT", 0):
         return None
     for k in range(1, int(header["TFIELDS"]) + 1):
-        form = re.fullmatch(r"(\d*)([BIJKEDA])", str(header[f"TFORM{k}"]).strip())
+        form = re.fullmatch(r"(\d*)([LBIJKEDA])", str(header[f"TFORM{k}"]).strip())
         if form is None or any(f"{keyword}{k}" in header for keyword in ("TSCAL", "TZERO", "TDIM", "TNULL")):
             return None
         name, count, code = header[f"TTYPE{k}"], int(form[1] or 1), form[2]
-        if code == "A":
+        if code == "L":
+            stored.append((name, "u1", () if count == 1 else (count,)))
+            wanted.append((name, "?", () if count == 1 else (count,)))
+        elif code == "A":
             stored.append((name, f"S{count}", ()))
             wanted.append((name, f"U{count}", ()))
         else:
@@ -426,4 +434,7 @@ def read_table(content: bytes, hdu: Hdu) -> np.ndarray | None:
     if np.dtype(stored).itemsize != header["NAXIS1"]:
         return None
     rows = np.frombuffer(content, np.dtype(stored), int(header["NAXIS2"]), hdu.data_start)
-    return rows.astype(np.dtype(wanted))
+    native = rows.astype(np.dtype(wanted))
+    for name in (name for name, kind, _ in wanted if kind == "?"):
+        native[name] = rows[name] == _YES
+    return native

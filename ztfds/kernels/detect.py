@@ -15,6 +15,13 @@ def _add_scaled(target: np.ndarray, source: np.ndarray, factor: np.float32) -> N
         target[i] += factor * source[i]
 
 
+@njit("void(f4[::1], f4[::1], f4[::1], f4)", cache=True, nogil=True, fastmath=True, inline="always")
+def _add_pair(target: np.ndarray, one: np.ndarray, other: np.ndarray, factor: np.float32) -> None:
+    """target += factor * (one + other)."""
+    for i in range(target.size):
+        target[i] += factor * (one[i] + other[i])
+
+
 @njit("void(f4[:, ::1], f4[::1], i8, f4[:, ::1])", cache=True, nogil=True, fastmath=True)
 def lowered_filter(pixels: np.ndarray, taps: np.ndarray, half_box: int, out: np.ndarray) -> None:
     """Separable smoothing minus the mean of a square box: a matched filter with zero sum (Stetson 1987, PASP 99, 191).
@@ -47,15 +54,24 @@ def lowered_filter(pixels: np.ndarray, taps: np.ndarray, half_box: int, out: np.
             if j - half_box - 1 >= 0:
                 _add_scaled(middle, pixels[j - half_box - 1], np.float32(-1.0))
         inner[:] = np.float32(0.0)
-        for t in range(-h, h + 1):
-            if j + t >= 0 and j + t < ny:
-                _add_scaled(inner, pixels[j + t], taps[t + h])
+        _add_scaled(inner, pixels[j], taps[h])
+        for t in range(1, h + 1):
+            if j >= t and j + t < ny:
+                _add_pair(inner, pixels[j - t], pixels[j + t], taps[h + t])
+            elif j + t < ny or j >= t:
+                _add_scaled(inner, pixels[j - t if j >= t else j + t], taps[h + t])
         row = out[j]
         row[:] = np.float32(0.0)
-        for t in range(2 * h + 1):
-            _add_scaled(row, line[t : t + nx], taps[t])
-        for t in range(2 * half_box + 1):
-            _add_scaled(row, columns[t : t + nx], share)
+        _add_scaled(row, inner, taps[h])
+        for t in range(1, h + 1):
+            _add_pair(row, line[h - t : h - t + nx], line[h + t : h + t + nx], taps[h + t])
+        total = 0.0
+        for i in range(2 * half_box):
+            total += columns[i]
+        for i in range(nx):
+            total += columns[i + 2 * half_box]
+            row[i] += share * np.float32(total)
+            total -= columns[i]
 
 
 @njit(

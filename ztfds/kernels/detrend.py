@@ -125,10 +125,8 @@ def count_below(pixels: np.ndarray, limit: float) -> int:
     """Number of `pixels` (ny, nx) that are smaller than `limit`."""
     count = 0
     for j in range(pixels.shape[0]):
-        here = np.int32(0)
         for i in range(pixels.shape[1]):
-            here += np.int32(pixels[j, i] < limit)
-        count += here
+            count += pixels[j, i] < limit
     return count
 
 

@@ -109,6 +109,17 @@ def _emit(out: np.ndarray, at: int, word: np.uint64) -> int:
     return at + 4
 
 
+@njit("int64(uint64, int64)", cache=True, nogil=True)
+def _low_bits(total: np.uint64, size: int) -> int:
+    """Low bits that a block of `size` mapped differences with this sum stores as they are."""
+    mean = (np.int64(total) - size // 2 - 1) // size
+    fs, rest = 0, (mean if mean > 0 else 0) >> 1
+    while rest > 0:
+        fs += 1
+        rest >>= 1
+    return fs
+
+
 @njit("int64(uint32[::1], int64, int64, int64, int64, uint8[::1], int64)", cache=True, nogil=True)
 def _encode(values: np.ndarray, n: int, fs_bits: int, fs_max: int, pixel_bits: int, out: np.ndarray, start: int) -> int:
     """Rice code of one tile.
@@ -127,8 +138,7 @@ def _encode(values: np.ndarray, n: int, fs_bits: int, fs_max: int, pixel_bits: i
         Offset of the first byte after the code.
     """
     mapped = np.empty(RICE_BLOCK, np.uint64)
-    wrap = np.uint64((1 << pixel_bits) - 1)
-    sign = np.uint64(1 << (pixel_bits - 1))
+    wrap, sign = np.uint64((1 << pixel_bits) - 1), np.uint64(1 << (pixel_bits - 1))
     at = start
     buffer, filled = np.uint64(values[0]) & wrap, pixel_bits
     if filled == 32:
@@ -144,11 +154,7 @@ def _encode(values: np.ndarray, n: int, fs_bits: int, fs_max: int, pixel_bits: i
             turned = (step << np.uint64(1)) & wrap
             mapped[k] = (turned ^ wrap) if step & sign else turned
             total += mapped[k]
-        mean = (np.int64(total) - size // 2 - 1) // size
-        fs, rest = 0, (mean if mean > 0 else 0) >> 1
-        while rest > 0:
-            fs += 1
-            rest >>= 1
+        fs = _low_bits(total, size)
         if fs >= fs_max:
             head, width = fs_max + 1, pixel_bits
         elif fs == 0 and total == 0:
@@ -315,6 +321,18 @@ def encode_floats(
 # -- Rice: reading -----------------------------------------------------------------------------------------------------
 
 
+@njit(types.uint64(_bytes_in, types.int64, types.int64), cache=True, nogil=True)
+def _word(code: np.ndarray, at: int, end: int) -> np.uint64:
+    """The next 32 bits of a code; zeros beyond its end."""
+    if at + 4 <= end:
+        high = (np.uint64(code[at]) << np.uint64(24)) | (np.uint64(code[at + 1]) << np.uint64(16))
+        return high | (np.uint64(code[at + 2]) << np.uint64(8)) | np.uint64(code[at + 3])
+    word = np.uint64(0)
+    for k in range(4):
+        word = (word << np.uint64(8)) | (np.uint64(code[at + k]) if at + k < end else np.uint64(0))
+    return word
+
+
 @njit(types.int64(_bytes_in, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64[::1],
                   types.uint32[::1]), cache=True, nogil=True)  # fmt: skip
 def _decode(
@@ -337,14 +355,7 @@ def _decode(
         size = min(block, n - first)
         # In what follows the buffer holds `filled` bits, left-aligned; each step needs at most 33 at once.
         if filled <= 32:
-            if at + 4 <= end:
-                word = (np.uint64(code[at]) << np.uint64(24)) | (np.uint64(code[at + 1]) << np.uint64(16)) | (
-                    np.uint64(code[at + 2]) << np.uint64(8)) | np.uint64(code[at + 3])  # fmt: skip
-            else:
-                word = np.uint64(0)
-                for k in range(4):
-                    word = (word << np.uint64(8)) | (np.uint64(code[at + k]) if at + k < end else np.uint64(0))
-            buffer |= word << np.uint64(32 - filled)
+            buffer |= _word(code, at, end) << np.uint64(32 - filled)
             filled += 32
             at += 4
         fs = np.int64(buffer >> np.uint64(64 - fs_bits)) - 1
@@ -358,14 +369,7 @@ def _decode(
             continue
         for k in range(size):
             if filled <= 32:
-                if at + 4 <= end:
-                    word = (np.uint64(code[at]) << np.uint64(24)) | (np.uint64(code[at + 1]) << np.uint64(16)) | (
-                        np.uint64(code[at + 2]) << np.uint64(8)) | np.uint64(code[at + 3])  # fmt: skip
-                else:
-                    word = np.uint64(0)
-                    for m in range(4):
-                        word = (word << np.uint64(8)) | (np.uint64(code[at + m]) if at + m < end else np.uint64(0))
-                buffer |= word << np.uint64(32 - filled)
+                buffer |= _word(code, at, end) << np.uint64(32 - filled)
                 filled += 32
                 at += 4
             if fs == fs_max:
@@ -382,10 +386,7 @@ def _decode(
                     if filled <= 32:
                         if at > end + 8:
                             return 1
-                        word = np.uint64(0)
-                        for m in range(4):
-                            word = (word << np.uint64(8)) | (np.uint64(code[at + m]) if at + m < end else np.uint64(0))
-                        buffer |= word << np.uint64(32 - filled)
+                        buffer |= _word(code, at, end) << np.uint64(32 - filled)
                         filled += 32
                         at += 4
                     lead = leading[np.int64(buffer >> np.uint64(56))]
@@ -395,10 +396,7 @@ def _decode(
                 step = np.uint64(zeros) << np.uint64(fs)
                 if fs > 0:
                     if filled < fs:
-                        word = np.uint64(0)
-                        for m in range(4):
-                            word = (word << np.uint64(8)) | (np.uint64(code[at + m]) if at + m < end else np.uint64(0))
-                        buffer |= word << np.uint64(32 - filled)
+                        buffer |= _word(code, at, end) << np.uint64(32 - filled)
                         filled += 32
                         at += 4
                     step |= buffer >> np.uint64(64 - fs)

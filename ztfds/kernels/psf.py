@@ -23,6 +23,7 @@ HALF_NODES = NODES // OVERSAMPLING
 PAD = STAMP + 3  # side of work stamps: one pixel of margin
 TILES = 96  # the PSF is constant over 1 / TILES of the image in each axis
 CELL = 4  # pixels: side of the cells that remember where something changed
+DISTURBING = 0.25  # a change of more sigmas makes a source and its neighbours due again
 CONVERGED = 0.02  # a source that would change by fewer sigmas stays as it is
 
 
@@ -456,6 +457,6 @@ def fit_sweep(
         tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
         render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, False)
         add_stamp(residual, ix0, iy0, width, height, value, np.float32(-new_flux))
-        if change > 0.1 * errors[s] or move > 0.2 * errors[s]:
+        if change > DISTURBING * errors[s] or move > 2.0 * DISTURBING * errors[s]:
             _wake(next_due, x, y, max(change, move) / (4.0 * sigma))
     return worked

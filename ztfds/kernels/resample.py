@@ -224,7 +224,15 @@ def gather_nearest(image: np.ndarray, grid_x: np.ndarray, grid_y: np.ndarray, st
             y0 = (1 - v) * grid_y[row, cell] + v * grid_y[row + 1, cell]
             y1 = (1 - v) * grid_y[row, cell + 1] + v * grid_y[row + 1, cell + 1]
             dx, dy = (x1 - x0) / step, (y1 - y0) / step
-            for i in range(min(step, nx - start)):
+            width = min(step, nx - start)
+            xe, ye = x0 + dx * (width - 1), y0 + dy * (width - 1)
+            ix, iy = int(x0 + 0.5), int(y0 + 0.5)
+            inside = min(x0, y0, xe, ye) >= 0 and max(x0, xe) < mx - 1 and max(y0, ye) < my - 1
+            if inside and int(ye + 0.5) == iy and int(xe + 0.5) == ix + width - 1 and abs(dx - 1) * width < 1:
+                for i in range(width):  # consecutive pixels of one row
+                    out[j, start + i] = image[iy, ix + i]
+                continue
+            for i in range(width):
                 x, y = x0 + dx * i, y0 + dy * i
                 if x >= -0.5 and y >= -0.5 and x <= mx - 0.5 and y <= my - 0.5:
                     out[j, start + i] = image[min(int(y + 0.5), my - 1), min(int(x + 0.5), mx - 1)]

@@ -61,44 +61,44 @@ def fourier_pass(
             score[j, i] = np.conj(pn) * vn * (r2 * q * scale_score) - part
 
 
-@njit("void(f4[:, ::1], c8[:, ::1], f4[:, :, ::1], c8[:, ::1])", cache=True, nogil=True, fastmath=True)
-def small_transform(stamp: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
-    """Real Fourier transform of a small centred stamp on a large grid, as two thin matrix products.
+@njit("void(f4[:, ::1], f4, f4[::1], f4[::1], f4[:, ::1])", cache=True, nogil=True, fastmath=True)
+def add_separable(image: np.ndarray, level: float, column: np.ndarray, row: np.ndarray, out: np.ndarray) -> None:
+    """out += image convolved with column x row; `level` beyond the edges.
 
     Parameters
     ----------
-    stamp : (n, n) float32
-    rows : (ny, n) complex64
-        exp(-2 pi i k y / ny) for the stamp's offsets y.
-    columns : (2, n, nx // 2 + 1) float32
-        Real and imaginary part of exp(-2 pi i k x / nx).
-    out : (ny, nx // 2 + 1) complex64
-        Written.
+    image : (ny, nx) float32
+    level : float
+    column, row : (n,) float32
+        n odd.
+    out : (ny, nx) float32
+        Changed in place.
     """
-    n, width = stamp.shape[0], out.shape[1]
-    real, imaginary = np.empty(width, np.float32), np.empty(width, np.float32)
-    for k in range(out.shape[0]):
-        real[:] = 0
-        imaginary[:] = 0
-        for x in range(n):
-            a = b = np.float32(0)
-            for y in range(n):
-                a += rows[k, y].real * stamp[y, x]
-                b += rows[k, y].imag * stamp[y, x]
-            c, d = columns[0, x], columns[1, x]
-            for i in range(width):
-                real[i] += a * c[i] - b * d[i]
-                imaginary[i] += a * d[i] + b * c[i]
-        for i in range(width):
-            out[k, i] = complex(real[i], imaginary[i])
-
-
-@njit("void(c8[:, ::1], c8[:, ::1], c8[:, ::1], c8[:, ::1])", cache=True, nogil=True, fastmath=True)
-def add_products(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> None:
-    """a = a b + c d, element by element, in place."""
-    for j in range(a.shape[0]):
-        for i in range(a.shape[1]):
-            a[j, i] = a[j, i] * b[j, i] + c[j, i] * d[j, i]
+    ny, nx = image.shape
+    n = row.size
+    r = n // 2
+    lines = np.empty((n, nx), np.float32)  # the last n rows after the pass along x, row j in place j % n
+    padded = np.empty(nx + 2 * r, np.float32)
+    beyond = level * row.sum()
+    for j in range(-r, ny + r):
+        line = lines[(j + n) % n]
+        if j < 0 or j >= ny:
+            line[:] = beyond
+        else:
+            padded[:r] = level
+            padded[r : r + nx] = image[j]
+            padded[r + nx :] = level
+            line[:] = 0
+            for k in range(n):
+                w = row[n - 1 - k]
+                for i in range(nx):
+                    line[i] += w * padded[i + k]
+        if j >= r:
+            target = out[j - r]
+            for k in range(n):
+                w, source = column[n - 1 - k], lines[(j - 2 * r + k + n) % n]
+                for i in range(nx):
+                    target[i] += w * source[i]
 
 
 @njit("void(f4[:, ::1], f4[:, ::1], f4, f4, f4, f4[:, ::1])", cache=True, nogil=True)
@@ -377,8 +377,8 @@ def match_stars(
     A = Pr * N and B = Pn * R have the same shape where the PSFs are right; the fit
     A = ratio (B - dx dB/dx - dy dB/dy) + constant over (2 half + 1)^2 pixels gives what the difference needs, with
     whatever centring convention the PSF models have and whatever neighbours the star has. Derivatives are central
-    differences of fourth order (of second order they would be 10 % too small at this sampling). The shifts are linear in
-    A - ratio B, so that their errors follow exactly from the pixel variances of both images through the two PSFs.
+    differences of fourth order (of second order they would be 10 % too small at this sampling). Ratio and
+    shifts are linear in A - ratio B: their errors follow from the pixel variances of both images through the two PSFs.
 
     Parameters
     ----------
@@ -394,8 +394,8 @@ def match_stars(
         Point-spread functions, sum 1, size odd.
     half : int
         Half size of the fitted window, pixels.
-    out : (n, 6) float64
-        Written: ratio N / R, dx, dy (where N is, relative to R, px), relative RMS residual, 1-sigma errors of dx and dy (px);
+    out : (n, 7) float64
+        Written: ratio N / R, dx, dy (where N is, relative to R, px), relative RMS residual, 1-sigma errors of the first three;
         NaN where the fit fails.
     """
     wide, side = half + 2, 2 * half + 1
@@ -428,13 +428,14 @@ def match_stars(
         explained = 0.0
         for p in range(4):
             explained += fit[p] * copy[p]
-        out[s, 0] = fit[0]
         out[s, 3] = np.sqrt(max(power - explained, 0.0) / max(power, 1e-30))
-        for axis in range(2):
-            shift = fit[1 + axis] / fit[0]
+        for k in range(3):
+            shift = fit[k] / fit[0] if k else 0.0
             right[:] = 0.0
-            right[0], right[1 + axis] = -shift / fit[0], 1.0 / fit[0]
-            _solve(normal.copy(), right, 4)  # row of the inverse that makes this shift of the data
+            right[0] = -shift / fit[0] if k else 1.0
+            if k:
+                right[k] = 1.0 / fit[0]
+            _solve(normal.copy(), right, 4)  # row of the inverse that makes this number of the data
             for v in range(side):
                 for u in range(side):
                     weights[v, u] = 0.0
@@ -442,4 +443,5 @@ def match_stars(
                         weights[v, u] += right[p] * base[p, v, u]
             noise = _weighted_noise(weights, var_new, ys[s], xs[s], pr)
             noise += fit[0] * fit[0] * _weighted_noise(weights, var_ref, ys[s], xs[s], pn)
-            out[s, 1 + axis], out[s, 4 + axis] = shift, np.sqrt(noise)
+            out[s, k] = shift if k else fit[0]
+            out[s, 4 + k] = np.sqrt(noise)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from ztfds.config.alerts import AlertConfig
 from ztfds.config.difference import CandidateConfig
 from ztfds.difference.candidates import passes_trigger
 from ztfds.difference.products import DifferenceProducts
-from ztfds.formats.alerts import write_packet
 from ztfds.formats.alertschema import CANDIDATE
 from ztfds.reference.grid import wcs_of
 from ztfds.registry import candidates, exposures, objects, outbox
@@ -197,7 +196,7 @@ def _packet(
     forced: Sequence[Mapping[str, Any]] | None,
     config: AlertConfig,
 ) -> Packet:
-    """One packet, of an object without a name: the record alone, as the bytes are made when the name is known."""
+    """One packet, of an object without a name yet."""
     row = made.candidates[i]
     history = select_history(
         past.detections[i],
@@ -209,7 +208,7 @@ def _packet(
         days=config.history_days,
         radius_arcsec=config.association_radius_arcsec,
     )
-    packet = build_packet(
+    return build_packet(
         _mapping(row),
         fact,
         objectid="",
@@ -218,13 +217,13 @@ def _packet(
         cutouts=made.cutouts[int(row["tblid"])],
         config=config,
     )
-    return replace(packet, content=b"")
 
 
 def _alert(exposure: str, rcid: int, nid: int, objectid: str, packet: Packet) -> Alert:
     """A packet with the name of its object, for the outbox."""
-    content = write_packet({**packet.record, "objectId": objectid})
-    return Alert(packet.candid, objectid, exposure, rcid, packet.topic, nid, packet.programid, content)
+    return Alert(
+        packet.candid, objectid, exposure, rcid, packet.topic, nid, packet.programid, packet.encoded.named(objectid)
+    )
 
 
 def register_difference(

@@ -80,18 +80,22 @@ class MatchedFilter:
         return out
 
 
-def matched_filter(fwhm_px: float, config: DetectionConfig) -> MatchedFilter:
-    """Build the filter for a seeing of `fwhm_px` pixels."""
-    sigma = max(fwhm_px, 1.0) / FWHM_PER_SIGMA
+def matched_filter(fwhm_px: float, config: DetectionConfig, flat: bool = False) -> MatchedFilter:
+    """Build the filter for a seeing of `fwhm_px` pixels.
+
+    With `flat` the image holds no bright stars any more: a wider box takes less of a source's light out.
+    """
+    sigma = config.filter_fwhm * max(fwhm_px, 1.0) / FWHM_PER_SIGMA
     half = int(np.ceil(2.5 * sigma))
     taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     taps /= taps.sum()
-    half_box = max(half + 1, round(config.box_fwhm * fwhm_px))
+    half_box = max(half + 1, round((config.residual_box_fwhm if flat else config.box_fwhm) * fwhm_px))
     side = 2 * half_box + 1
     kernel = np.full((side, side), -1.0 / side**2)
     inner = slice(half_box - half, half_box + half + 1)
     kernel[inner, inner] += np.outer(taps, taps)
     offsets = np.arange(-half_box, half_box + 1)
+    sigma = max(fwhm_px, 1.0) / FWHM_PER_SIGMA
     star = np.exp(-0.5 * (offsets / sigma) ** 2)
     star /= star.sum()
     response = float((kernel * np.outer(star, star)).sum())
@@ -107,6 +111,7 @@ def find_sources(
     fwhm_px: float,
     config: DetectionConfig,
     limit: float,
+    flat: bool = False,
 ) -> Detections:
     """Local maxima of the matched filter above `limit` sigmas.
 
@@ -116,12 +121,13 @@ def find_sources(
     usable : (ny, nx) bool
     gain : e-/DN
     fwhm_px : seeing, pixels
+    flat : whether `residual` holds no bright stars any more (see `matched_filter`)
 
     Returns
     -------
     Detections, brightest first, at most config.max_sources
     """
-    filt = matched_filter(fwhm_px, config)
+    filt = matched_filter(fwhm_px, config, flat)
     filtered = filt.apply(residual)
     room = min(config.max_sources, residual.size // 4 + 1)
     x, y, flux, snr = np.empty((4, room))

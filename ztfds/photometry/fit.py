@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import PhotometryConfig
@@ -27,6 +29,11 @@ WING_REACH_PX = 40.0
 SATURATED_TRUST = 0.3
 WING_SIGMAS = 0.05  # wings are subtracted down to this many sigmas of a sky pixel: hundreds of pixels share them
 MERGE_TURNS = 3  # sweeps and mergers in turn, at most
+SWARM_CHI, SWARM_SHARP, SWARM_FWHM = (
+    1.2,
+    0.25,
+    2.5,
+)  # chi, sharp (pixels^2) and distance (FWHM) of the parts of a galaxy
 BLEND_FWHM = 2.2  # neighbours farther than this, in FWHM, do not share the light that a source's flux is known from
 
 
@@ -208,7 +215,7 @@ class Fitter:
 
     def find_more(self) -> int:
         """Detect on the residual image and add what is found; returns how many."""
-        limit = self.config.detection.limit_snr
+        limit = self.config.detection.residual_snr
         self._blank()
         found = find_sources(
             self.residual,
@@ -219,6 +226,7 @@ class Fitter:
             self.psf.fwhm_px,
             self.config.detection,
             limit,
+            flat=True,
         )
         found = found[self._above_wings(found)]
         return self.add(found.x, found.y, found.flux)
@@ -245,10 +253,41 @@ class Fitter:
             wings[members] += s.flux[k] * np.where(distance > kernels.RADIUS, outside, inside)
         return np.asarray(found.flux * profile[0] > wings)
 
-    def finish(self, mask: np.ndarray) -> PsfPhotometry:
-        """Errors, chi, sharp, flags: the catalog."""
-        self.repaint()
-        self._blank()
+    def join_extended(self) -> int:
+        """Galaxies were fitted as swarms of points: the brightest of each swarm stays; returns how many others went.
+
+        A swarm is a group of sources that are all broader than the PSF and badly fitted by it, each within SWARM_FWHM of the
+        next; with them go fainter ones among them that are not narrower than the PSF.
+        """
+        s, quality = self.sources, self._quality()
+        broad = (quality[:, 3] > SWARM_CHI) & (quality[:, 4] > SWARM_SHARP)
+        reach = SWARM_FWHM * self.psf.fwhm_px
+        members = np.flatnonzero(broad)
+        if members.size < 2:
+            return 0
+        pairs = cKDTree(np.c_[s.x[members], s.y[members]]).query_pairs(reach, output_type="ndarray")
+        links = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(members.size, members.size))
+        _, group = connected_components(links, directed=False)
+        swarm = np.bincount(group)[group] > 1
+        members, group = members[swarm], group[swarm]
+        if members.size == 0:
+            return 0
+        brightest = np.zeros(group.max() + 1)
+        np.maximum.at(brightest, group, s.flux[members])
+        near, which = cKDTree(np.c_[s.x[members], s.y[members]]).query(np.c_[s.x, s.y])
+        gone = (near < reach) & (s.flux < brightest[group[which]]) & (broad | (quality[:, 4] > 0.0))
+        self._remove(gone)
+        return int(gone.sum())
+
+    def _remove(self, gone: np.ndarray) -> None:
+        """Take sources out of the list and their light back into the residual image; what is around is due."""
+        s = self.sources
+        kernels.paint(self.residual, self.phased, s.x, s.y, s.flux, s.radius, gone, 1.0)
+        self._wake(s.x[gone], s.y[gone])
+        self.sources = s.keep(~gone)
+
+    def _quality(self) -> np.ndarray:
+        """(n, 6) float64 of `kernels.psf_errors.fit_quality` of all sources."""
         s = self.sources
         start, items = neighbour_lists(s.x, s.y, BLEND_FWHM * self.psf.fwhm_px)
         quality = np.empty((len(s), 6))
@@ -256,18 +295,27 @@ class Fitter:
             self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.sky, s.fit_radius, start, items,
             self.gain, self.model_error, quality,
         )  # fmt: skip
+        return quality
+
+    def finish(self, mask: np.ndarray) -> PsfPhotometry:
+        """Errors, chi, sharp, flags: the catalog. Its fluxes include the light beyond the PSF's stamp."""
+        self.repaint()
+        self._blank()
+        s, quality = self.sources, self._quality()
         self._put_back_wings((self.data,))
-        floor = float(np.hypot(self.config.fit.flux_error_floor, self.psf.flux_error)) * s.flux
+        floor = self.config.fit.flux_error_floor * s.flux
         sigma = np.hypot(np.where(np.isfinite(quality[:, 0]), quality[:, 0], s.error), floor)
-        order = np.argsort(-s.flux, kind="stable")
+        whole = 1.0 + self.wings.outside()
+        flux = whole * without_position_bias(s.flux, sigma)
+        order = np.argsort(-flux, kind="stable")
         order = order[s.flux[order] >= self.config.fit.catalog_snr * sigma[order]]
         catalog = np.zeros(order.size, PSFCAT_DTYPE)
         catalog["sourceid"] = np.arange(order.size)
         catalog["xpos"], catalog["ypos"] = s.x[order], s.y[order]
         catalog["ra"] = catalog["dec"] = np.nan
-        catalog["flux"], catalog["sigflux"] = s.flux[order], sigma[order]
-        catalog["mag"] = -2.5 * np.log10(s.flux[order])
-        catalog["snr"] = s.flux[order] / sigma[order]
+        catalog["flux"], catalog["sigflux"] = flux[order], whole * sigma[order]
+        catalog["mag"] = -2.5 * np.log10(flux[order])
+        catalog["snr"] = flux[order] / (whole * sigma[order])
         catalog["sigmag"] = 2.5 / np.log(10.0) / catalog["snr"]
         catalog["chi"], catalog["sharp"] = quality[order, 3], quality[order, 4]
         catalog["flags"] = source_flags(mask, s.x[order], s.y[order], self.config.fit.edge_px)
@@ -305,10 +353,17 @@ class Fitter:
         fainter = np.unique(np.where(s.flux[pairs[:, 0]] < s.flux[pairs[:, 1]], pairs[:, 0], pairs[:, 1]))
         gone = np.zeros(len(s), bool)
         gone[fainter] = True
-        kernels.paint(self.residual, self.phased, s.x, s.y, s.flux, s.radius, gone, 1.0)
-        self._wake(s.x[gone], s.y[gone])
-        self.sources = s.keep(~gone)
+        self._remove(gone)
         return int(gone.sum())
+
+
+def without_position_bias(flux: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Fluxes without the light that noise adds because the position follows it.
+
+    A fit with free x and y ends where flux^2 / sigma^2 is largest; that maximum exceeds its value at the true place by chi
+    square of two degrees of freedom, 2 on average, so sqrt(flux^2 - 2 sigma^2) is unbiased to this order.
+    """
+    return np.asarray(flux * np.sqrt(np.maximum(1.0 - 2.0 * (sigma / flux) ** 2, 0.25)))
 
 
 def tile_order(sources: Sources, shape: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ztfds.config.photometry import PhotometryConfig
+from ztfds.config.photometry import DetectionConfig, PhotometryConfig
 from ztfds.kernels.psf import paint
 from ztfds.photometry import background as sky
 from ztfds.photometry.background import Background
@@ -27,6 +27,11 @@ from ztfds.photometry.psf_stars import select_stars
 from ztfds.survey import bits
 
 log = logging.getLogger(__name__)
+
+SEEING_BANDS, LEAST_BAND_PX = (
+    8,
+    100,
+)  # the seeing is measured in so many bands of rows, a third of the image, each so high
 
 
 @dataclass(frozen=True)
@@ -82,17 +87,7 @@ def prepare(
     usable = usable_pixels(pixels, mask)
     background = sky.estimate(pixels, usable, config.background, gain if readnoise is not None else None, readnoise)
     data = background.subtracted(pixels, usable)
-    first = find_sources(
-        data,
-        data,
-        usable,
-        background,
-        gain,
-        config.detection.start_fwhm_px,
-        config.detection,
-        config.detection.bright_snr,
-    )
-    fwhm, n_stars = measure_fwhm(data, usable, first, config.detection)
+    fwhm, n_stars = _seeing(data, usable, background, gain, config)
     found = find_sources(data, data, usable, background, gain, fwhm, config.detection, config.detection.limit_snr)
     x, y, core = saturated_cores((mask & np.uint16(bits.SATURATED)) != 0)
     found = found[~saturated_positions(found, x, y, core)]
@@ -100,6 +95,35 @@ def prepare(
     shapes = measure_shapes(data, usable, bright, fwhm)
     log.info("%d detections, seeing %.2f px from %d stars, %d saturated stars", len(found), fwhm, n_stars, x.size)
     return Scene(data, usable, mask, background, gain, saturate, fwhm, found, shapes, np.c_[x, y, core])
+
+
+def _seeing(
+    data: np.ndarray, usable: np.ndarray, background: Background, gain: float, config: PhotometryConfig
+) -> tuple[float, int]:
+    """Seeing (pixels) and the number of stars behind it; from bands across the image where these hold stars enough."""
+    settings, ny = config.detection, data.shape[0]
+    whole = [slice(0, ny)]
+    height = max(ny // (3 * SEEING_BANDS), LEAST_BAND_PX)
+    bands = [slice(start, start + height) for start in np.linspace(0, ny - height, SEEING_BANDS).astype(int)]
+    for parts in (bands, whole) if height * SEEING_BANDS < ny else (whole,):
+        found = [_bright(data[part], usable[part], background, gain, settings, part.start) for part in parts]
+        if sum(map(len, found)) >= settings.fwhm_stars:
+            break
+    joined = Detections(*(np.concatenate(values) for values in zip(*(vars(f).values() for f in found), strict=True)))
+    return measure_fwhm(data, usable, joined[np.argsort(-joined.flux, kind="stable")], settings)
+
+
+def _bright(
+    data: np.ndarray,
+    usable: np.ndarray,
+    background: Background,
+    gain: float,
+    settings: DetectionConfig,
+    first_row: int,
+) -> Detections:
+    """Bright detections of a part of the image, before the seeing is known."""
+    found = find_sources(data, data, usable, background, gain, settings.start_fwhm_px, settings, settings.bright_snr)
+    return replace(found, y=found.y + first_row)
 
 
 def with_mask(scene: Scene, mask: np.ndarray) -> Scene:
@@ -138,14 +162,16 @@ def fit_scene(scene: Scene, psf: PsfModel, config: PhotometryConfig) -> tuple[Ps
     fitter.correct_sky()
     dense = len(fitter.sources) > config.psf.rebuild_density * scene.data.size
     again = dense or psf.error > config.psf.rebuild_error
-    for turn in range(config.fit.rounds):
+    for turn in range(config.fit.rounds if again else 1):
         if fitter.find_more():
             fitter.converge(everything=False)
         if turn == 0 and again:
             fitter.set_psf(_rebuilt(scene, fitter, config))
             fitter.converge()
-    fitter.subtract_wings()
-    fitter.correct_sky()
+    fitter.join_extended()
+    if again:
+        fitter.subtract_wings()
+        fitter.correct_sky()
     fitter.converge()
     return fitter.finish(scene.mask), fitter.psf
 

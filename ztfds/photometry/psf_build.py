@@ -252,9 +252,11 @@ def _solve(
     target = profiles.shaped(stamps, profile, model.fwhm_px, terms)
     weight = stamps.weights(stamps.predict(target), config.outlier_sigma)
     penalty = _Penalty(np.maximum(profile, 1e-7 * profile.max()), terms, config)
-    if departure is None or departure.shape != target.shape:
+    first = departure is None or departure.shape != target.shape
+    if departure is None or first:
         departure = np.zeros(target.shape)
-    _conjugate_gradient(stamps, weight, penalty, target, departure, config.iterations)
+    steps = config.iterations if first else config.later_iterations
+    _conjugate_gradient(stamps, weight, penalty, target, departure, steps)
     solved = np.asarray(target + departure, np.float32)
     return normalised(PsfModel(solved, stamps.shape, model.fwhm_px)), departure
 

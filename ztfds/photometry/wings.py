@@ -35,6 +35,15 @@ class Wings:
         """Fraction of the flux in a pixel at r pixels (any shape)."""
         return np.asarray(self.amplitude * (np.maximum(r, 1.0) / EDGE_PX) ** -self.slope)
 
+    def outside(self) -> float:
+        """Light beyond the stamp over that within it: the sum over pixels to `FARTHEST_PX`, and the integral from there on."""
+        offset = np.arange(-int(FARTHEST_PX), int(FARTHEST_PX) + 1)
+        r = np.hypot(offset[:, None], offset[None, :])
+        beyond = np.maximum(np.abs(offset)[:, None], np.abs(offset)[None, :]) > RADIUS
+        near = self.at(r[beyond & (r <= FARTHEST_PX)]).sum()
+        far = 2.0 * np.pi * FARTHEST_PX**2 / (self.slope - 2.0) * self.at(np.array(FARTHEST_PX))
+        return float(near + far)
+
     def reach(self, flux: np.ndarray, faint_dn: float) -> np.ndarray:
         """Radius, pixels, where the wings of stars of these fluxes (DN) fall to `faint_dn` in a pixel."""
         with np.errstate(divide="ignore"):
@@ -96,7 +105,7 @@ def _fit(difference: np.ndarray, weight: np.ndarray, light: np.ndarray, middle: 
     best = (np.inf, guess)
     far = np.sqrt(SKY_PX[0] * SKY_PX[1])
     prior = (AMPLITUDE_PRIOR * guess.amplitude) ** -2
-    for slope in np.arange(2.0, 8.01, 0.1):
+    for slope in np.arange(3.0, 8.01, 0.1):
         shape = light * ((middle / EDGE_PX) ** -slope - (far / EDGE_PX) ** -slope)
         top = (weight * shape * difference).sum() + prior * guess.amplitude
         amplitude = max(top / ((weight * shape**2).sum() + prior), 0.0)

@@ -15,8 +15,6 @@ from ztfds.registry import sky
 from ztfds.registry.database import Cursor, copy_rows, fetch_all, insert, rows, transaction
 from ztfds.survey import ids
 
-_CHUNK = 40
-
 _types: dict[str, str] = {}
 
 
@@ -165,16 +163,16 @@ def near(
     list of n lists of dict
         Rows with all columns of the packet's candidate record, objectid, exposure and alerted; oldest first.
     """
-    found: list[list[dict[str, Any]]] = []
-    nights = (ids.nid(jd_from), ids.nid(jd_to))
-    for start in range(0, len(ra), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        query = sql.SQL(
-            "select * from candidates where nid between %s and %s and jd between %s and %s and {} order by jd, candid"
-        ).format(sky.within("hpx", sky.ranges(ra[part], dec[part], radius_arcsec)))
-        every = rows(cursor, query, (*nights, jd_from, jd_to))
-        found += _around(every, ra[part], dec[part], radius_arcsec)
-    return found
+    if not len(ra):
+        return []
+    inner = (
+        "select * from candidates where nid between %s and %s and jd between %s and %s and hpx between r.lo and r.hi"
+    )
+    query = sql.SQL("select c.* from {} order by jd, candid").format(
+        sky.probe(sky.ranges(ra, dec, radius_arcsec), inner)
+    )
+    every = rows(cursor, query, (ids.nid(jd_from), ids.nid(jd_to), jd_from, jd_to))
+    return _around(every, ra, dec, radius_arcsec)
 
 
 def _around(
@@ -207,18 +205,19 @@ def detection_counts(
     list of n tuples
         (ndethist, jdstarthist): their number, and the earliest Julian date (None without any).
     """
+    if not len(ra):
+        return []
+    inner = "select objectid, ra, dec from object_names where hpx between r.lo and r.hi"
+    query = sql.SQL(
+        "select objectid, c.ra, c.dec, ndet, jdfirst, jdlast from {} join object_history using (objectid)"
+        " where field = %s and rcid = %s and jdfirst < %s"
+    ).format(sky.probe(sky.ranges(ra, dec, radius_arcsec), inner))
+    every = rows(cursor, query, (field, rcid, before_jd))
+    _forget(cursor, every, field, rcid, before_jd)
     found: list[tuple[int, float | None]] = []
-    for start in range(0, len(ra), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        query = sql.SQL(
-            "select objectid, n.ra, n.dec, ndet, jdfirst, jdlast from object_names n join object_history using (objectid)"
-            " where field = %s and rcid = %s and jdfirst < %s and {}"
-        ).format(sky.within("n.hpx", sky.ranges(ra[part], dec[part], radius_arcsec)))
-        every = rows(cursor, query, (field, rcid, before_jd))
-        _forget(cursor, every, field, rcid, before_jd)
-        for inside in _around(every, ra[part], dec[part], radius_arcsec):
-            first = min((row["jdfirst"] for row in inside), default=None)
-            found.append((sum(row["ndet"] for row in inside), first))
+    for inside in _around(every, ra, dec, radius_arcsec):
+        first = min((row["jdfirst"] for row in inside), default=None)
+        found.append((sum(row["ndet"] for row in inside), first))
     return found
 
 
@@ -279,8 +278,10 @@ def covering(
         "select * from diffimages where jd >= %s and jd < %s and status = 1 and {} order by jd, pid"
     ).format(_region(ra, dec, reach_deg))
     every = rows(cursor, query, (jd_from, jd_to))
-    covers = [sky.inside_polygon(ra, dec, row["corners"]) for row in every]
-    return [[row for row, inside in zip(every, covers, strict=True) if inside[i]] for i in range(len(ra))]
+    if not every:
+        return [[] for _ in ra]
+    covers = sky.inside_polygons(ra, dec, np.array([row["corners"] for row in every]))
+    return [[every[k] for k in np.flatnonzero(line)] for line in covers.T]
 
 
 def difference_files(dsn: str, pids: Sequence[int]) -> dict[int, dict[str, dict[str, Any]]]:
@@ -327,10 +328,11 @@ def coverage_counts(cursor: Cursor, ra: np.ndarray, dec: np.ndarray, before_jd: 
         " where jd < %s and status = 1 and {} group by field, rcid"
     ).format(_region(ra, dec, reach_deg))
     groups = {row["pid"]: row["n"] for row in rows(cursor, query, (before_jd,))}
-    total = np.zeros(len(ra), int)
-    for row in rows(cursor, "select pid, corners from diffimages where pid = any(%s)", (list(groups),)):
-        total += groups[row["pid"]] * sky.inside_polygon(ra, dec, row["corners"])
-    return total
+    latest = rows(cursor, "select pid, corners from diffimages where pid = any(%s)", (list(groups),))
+    if not latest:
+        return np.zeros(len(ra), int)
+    covers = sky.inside_polygons(ra, dec, np.array([row["corners"] for row in latest]))
+    return np.array([groups[row["pid"]] for row in latest]) @ covers
 
 
 def _region(ra: np.ndarray, dec: np.ndarray, reach_deg: float) -> sql.Composable:

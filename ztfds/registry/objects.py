@@ -82,10 +82,7 @@ def _new_name(cursor: Cursor, year: int) -> str:
 
 def _known(cursor: Cursor, ra: np.ndarray, dec: np.ndarray, radius_arcsec: float) -> list[KnownName]:
     """Names near any of the positions, in alphabetical order."""
-    found: dict[str, KnownName] = {}
-    for start in range(0, len(ra), 50):  # short lists of ranges keep the planner fast
-        spans = sky.ranges(ra[start : start + 50], dec[start : start + 50], radius_arcsec)
-        query = sql.SQL("select objectid, ra, dec from object_names where {}").format(sky.within("hpx", spans))
-        for row in rows(cursor, query):
-            found[row["objectid"]] = KnownName(row["objectid"], row["ra"], row["dec"])
-    return [found[name] for name in sorted(found)]
+    inner = "select objectid, ra, dec from object_names where hpx between r.lo and r.hi"
+    query = sql.SQL("select objectid, ra, dec from {}").format(sky.probe(sky.ranges(ra, dec, radius_arcsec), inner))
+    found = [KnownName(row["objectid"], row["ra"], row["dec"]) for row in rows(cursor, query)]
+    return sorted(found, key=lambda name: name.objectid)

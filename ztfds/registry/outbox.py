@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 import psycopg2.extras
 
-from ztfds.registry.database import Cursor, fetch_all, rows
+from ztfds.registry.database import Cursor, answering, connect, fetch_all, rows
+from ztfds.survey.errors import BugOrConfiguration
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,40 @@ def acknowledge(cursor: Cursor, acks: Mapping[int, tuple[int, int]]) -> list[str
         fetch=True,
     )
     return sorted({exposure for (exposure,) in done})
+
+
+def count_of_program(dsn: str, nid: int, programid: int) -> int:
+    """Number of a night's alerts of one program."""
+    query = "select count(*)::int as n from alert_outbox where nid = %s and programid = %s"
+    return int(fetch_all(dsn, query, (nid, programid))[0]["n"])
+
+
+def packets_of_program(dsn: str, nid: int, programid: int) -> Iterator[tuple[int, bytes]]:
+    """Packets of a night's alerts of one program, by candidate number; some hundred are in memory at a time.
+
+    Yields
+    ------
+    (candid, bytes)
+
+    Raises
+    ------
+    BugOrConfiguration
+        A packet is no longer in the outbox.
+    """
+    connection = connect(dsn)
+    try:
+        with answering(connection), connection, connection.cursor("packets") as cursor:
+            cursor.itersize = 200
+            cursor.execute(
+                "select candid, packet from alert_outbox where nid = %s and programid = %s order by candid",
+                (nid, programid),
+            )
+            for candid, packet in cursor:
+                if packet is None:
+                    raise BugOrConfiguration(f"the packet of alert {candid} is no longer in the outbox")
+                yield int(candid), bytes(packet)
+    finally:
+        connection.close()
 
 
 def requeue(cursor: Cursor, batch_id: int) -> int:

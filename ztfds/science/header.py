@@ -169,6 +169,23 @@ def set_spatial(header: fits.Header, zeropoint: Zeropoint | None, applied: bool)
     header["ZPSPAPP"] = (applied, "whether mag in the PSF catalog contains it")
 
 
+def quality_in_words(header: fits.Header) -> list[str]:
+    """What STATUS and INFOBITS of a product say, in sentences, with the values that were measured.
+
+    Raises
+    ------
+    MissingKeyword
+        It has no INFOBITS.
+    """
+    infobits = int(number(header, "INFOBITS"))
+    status = int(number(header, "STATUS")) if "STATUS" in header else 1
+    verdict = "usable (STATUS 1)" if status else "not usable (STATUS 0)"
+    lines = [f"{verdict}, INFOBITS {infobits}{'' if infobits else ': nothing to object to'}"]
+    written = "".join(str(card.value).ljust(72) for card in header.cards if card.keyword == "HISTORY")
+    reasons = [" ".join(part.split()) for part in written.split("INFOBITS ")[1:]]
+    return lines + (reasons or bits.explain(infobits, fid=int(header.get("FILTERID", 1))))
+
+
 def _bits_text(infobits: int) -> str:
     return ",".join(str(k) for k in range(32) if infobits >> k & 1)
 

@@ -167,6 +167,11 @@ def alert_path(date: str, candid: int) -> str:
     return f"alerts/{date}/{candid}.avro"
 
 
+def alert_archive_path(date: str, version: int = 1) -> str:
+    """Place of the archive of a night's public packets: ``alerts/YYYYMMDD/ztf_public_YYYYMMDD.tar.gz``."""
+    return _versioned(f"alerts/{date}", f"ztf_public_{date}.tar.gz", version)
+
+
 def manifest_filename(date: str, part: str = "night") -> str:
     """Name of the mountain's list of files sent: part ``night`` (end of night) or ``calibration`` (afternoon)."""
     if part not in ("night", "calibration"):
