@@ -25,12 +25,19 @@ import fastavro
 import numpy as np
 import psycopg2
 from astropy.io import fits
+from astropy.wcs import WCS
 
+from ztfds.alerts.forced import measure
 from ztfds.alerts.history import select_history
 from ztfds.alerts.packet import build_packet
-from ztfds.config.alerts import AlertConfig
+from ztfds.astrometry.tpv import Distortion
+from ztfds.config.alerts import AlertConfig, ForcedConfig
 from ztfds.formats.alertschema import CANDIDATE, FP_HIST, PRV_CANDIDATE, alert_schema, fields
+from ztfds.formats.images import read_image, write_image
+from ztfds.formats.sections import open_sections
 from ztfds.operations.postgres import EmbeddedPostgres
+from ztfds.operations.storage import SECTION_TILE
+from ztfds.reference.grid import wcs_of
 from ztfds.registry import candidates, database, sky
 from ztfds.registry.migrate import migrate
 from ztfds.survey import ids
@@ -354,6 +361,58 @@ def packets(number: int = 60) -> None:
         print(f"{name:28s} {1e3 * best:6.2f} ms, {1 / best:5.0f} a second, {sizes[name] / number / 1e3:.1f} kB")
 
 
+# -- forced photometry -------------------------------------------------------------------------------------------------
+
+
+def forced(epochs: int = 30) -> None:
+    """A full-size quadrant's alerts on earlier difference images, in small and in whole-row tiles."""
+    rng = np.random.default_rng(1001)
+    distortion = rng.normal(0, 1e-4, (15, 2))
+    distortion[:3] = [[0, 0], [1, 0], [0, 1]]
+    scale = np.diag([-1.012, 1.012]) / 3600
+    header = fits.Header(
+        Distortion(1536.0, 1540.0, 150.0, 35.0, scale, distortion).cards() | {"GAIN": 6.2, "SEEING": 2.2}
+    )
+    header.update({f"FILL{k:04d}": k for k in range(250)})
+    pixels = rng.normal(0, 6.5, (3080, 3072)).astype(np.float32)
+    y, x = np.indices((25, 25)) - 12.0
+    psf = np.exp(-(y * y + x * x) / 1.75)
+    folder = Path(tempfile.mkdtemp(prefix="ztfds-bench-forced-"))
+    write_image(folder / "psf.fits", (psf / psf.sum()).astype(np.float32))
+    for name, tile in (("tiles of 128 x 128", SECTION_TILE), ("tiles of whole rows", None)):
+        began = time.process_time()
+        written = write_image(folder / "diff.fits.fz", pixels, header, tile=tile)
+        write_s, spent = time.process_time() - began, np.zeros(4)
+        for _ in range(epochs):
+            spent += _one_epoch(folder, written.bytes, wcs_of(header), rng)
+        each = 1e3 * spent / epochs
+        parts = dict(zip(("open", "wcs", "stamps", "fit"), np.round(each, 2).tolist(), strict=True))
+        per = each.sum() / QUADRANT_ALERTS
+        print(
+            f"{name}: write {write_s:.3f} s, {written.bytes / 1e6:.2f} MB; ms per epoch {parts}, per alert and epoch {per:.3f}"
+        )
+    shutil.rmtree(folder)
+
+
+def _one_epoch(folder: Path, size: int, wcs: WCS, rng: np.random.Generator) -> np.ndarray:
+    """CPU seconds of opening, world coordinates, reading stamps, and fitting, for thirty alerts on one image."""
+    config = ForcedConfig()
+    at = rng.uniform(40, 3030, (2, QUADRANT_ALERTS))
+    ra, dec = wcs.all_pix2world(at[1], at[0], 0)
+    times = [time.process_time()]
+    image = open_sections(folder / "diff.fits.fz", ("GAIN", "SEEING"), size)
+    psf = read_image(folder / "psf.fits")[0]
+    times.append(time.process_time())
+    x, y = wcs_of(image.header).all_world2pix(ra, dec, 0)
+    row, column = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
+    times.append(time.process_time())
+    stamps = image.stamps(row, column, config.stamp_half_px)
+    times.append(time.process_time())
+    measure(stamps, psf, y - row, x - column, 6.2, config)
+    times.append(time.process_time())
+    return np.diff(times)
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -366,6 +425,8 @@ def main() -> None:
         history(options.per_night, options.survey_nights, options.quadrants)
     elif options.what == "packets":
         packets()
+    else:
+        forced()
 
 
 if __name__ == "__main__":

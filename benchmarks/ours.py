@@ -230,7 +230,7 @@ def chain(job: Job) -> Work:
         )
         made = science.run(inputs, config.science)
         for file in storage.science_files(made, storage.science_place(raw.name, scene.qid)):
-            file.write(products / Path(file.place(1)).name)
+            file.write(products / Path(file.path(1)).name)
         return _judged(made) | {"not_ours_cpu_s": others[0], "not_ours_wall_s": others[1]}
 
     return work

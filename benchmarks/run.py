@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +76,8 @@ def measured(row: Row, scene: str, core: int) -> dict[str, Any]:
             usage, result = run_row(row.step, row.tool, scene, Path(folder), core, TIMEOUT_S)
         except (RuntimeError, OSError) as error:
             return entry | {"skipped": f"failed: {error}"}
-        accuracy = row.judge(Job(scene, Path(folder)), result)
+        numbers = row.judge(Job(scene, Path(folder)), result)
+        accuracy = {k: v for k, v in numbers.items() if not isinstance(v, float) or math.isfinite(v)}
     return entry | {
         "cpu_s": round(usage.cpu_s, 4),
         "wall_s": round(usage.wall_s, 4),
@@ -119,6 +122,7 @@ def made_ready(pairs: list[tuple[Row, str]]) -> None:
 
 def main() -> None:
     """Measure, print, keep."""
+    warnings.simplefilter("ignore")
     options, began = arguments(), time.monotonic()
     made_ready(list(chosen(options)))
     entries = []

@@ -103,7 +103,7 @@ def plot(alert: dict, path: Path) -> None:
                 fmt="o" if clean else "x", color=COLOURS[row["fid"]],
             )  # fmt: skip
     flux.set(xlabel="days before the alert", ylabel="forced flux [uJy]")
-    figure.suptitle(f"{alert['objectId']}  {alert['candid']}  {path.stem}")
+    figure.suptitle(f"{alert['objectId']}  {alert['candid']}")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -64,7 +64,7 @@ def lacosmic(
         image, inmask=unusable, gain=facts["gain"], readnoise=facts["readnoise"], satlevel=0.95 * facts["saturate"] * facts["gain"],
         sigclip=4.5, sigfrac=0.3, objlim=5.0, niter=iterations, cleantype="meanmask",
     )  # fmt: skip
-    return found, cleaned / np.float32(facts["gain"])
+    return found, cleaned
 
 
 def cosmic_rays(inputs: StepInputs, iterations: int) -> Result:

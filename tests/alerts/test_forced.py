@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from scipy.special import erf
 
-from ztfds.alerts.forced import ForcedFlux, measure, shifted_psf
+from ztfds.alerts.forced import MANY_BAD, OFF_IMAGE, OK, SOME_BAD, ForcedFlux, correlation, measure, shifted_psf
+from ztfds.alerts.packet import complete
 from ztfds.config.alerts import ForcedConfig
+from ztfds.formats.alerts import read_packets
+from ztfds.operations.context import Context
 
 CONFIG = ForcedConfig()
 SIDE = 2 * CONFIG.stamp_half_px + 1
@@ -67,6 +72,21 @@ def test_the_noise_is_the_local_one(rng: np.random.Generator) -> None:
     assert errors[1] / errors[0] == pytest.approx(3.0, rel=0.03)
 
 
+@pytest.mark.parametrize("blur", [0.3, -0.2])
+def test_correlated_noise_is_in_the_error(rng: np.random.Generator, blur: float) -> None:
+    """Noise that was mixed with that of the next pixel, as resampling does, or sharpened."""
+    _, psf, dy, dx = scene(rng, 1500, 0.0)
+    white = rng.normal(0, 7, (1500, SIDE, SIDE + 1))
+    pixels = (white[:, :, 1:] + blur * white[:, :, :-1]).astype(np.float32)
+    found = measure(pixels, psf, dy, dx, 6.2, CONFIG)
+    assert 0.94 < (found.flux / found.error).std() < 1.06
+    level, noise = np.zeros(1500), np.full(1500, 7 * np.hypot(1, blur))
+    factor = correlation(pixels, level, noise, psf, CONFIG.sky_inner_px)
+    few = [correlation(pixels[k : k + 1], level[:1], noise[:1], psf, CONFIG.sky_inner_px) for k in range(40)]
+    assert abs(np.mean(few) - factor) < 0.05 and np.std(few) < 0.2
+    assert correlation(np.full((1, SIDE, SIDE), np.nan, np.float32), level[:1], noise[:1], psf, 8.0) == 1.0
+
+
 def test_neighbours_outside_the_box_hardly_matter(rng: np.random.Generator) -> None:
     pixels, psf, dy, dx = scene(rng, 300, 1000.0)
     pixels[:, 2:6, 2:6] += 5000.0
@@ -116,3 +136,26 @@ def test_the_box_may_be_wider_than_the_psf(rng: np.random.Generator) -> None:
 def test_sizes_must_fit() -> None:
     with pytest.raises(ValidationError):
         ForcedConfig(stamp_half_px=8, sky_inner_px=8.0)
+
+
+def test_an_operator_can_switch_it_off(tmp_path: Path) -> None:
+    places = {"archive": tmp_path, "inbox": tmp_path, "catalogs": tmp_path, "camera": "tiny"}
+    assert Context.build("x", places).config.alerts.forced.enabled
+    for off in (False, "false", "off"):
+        config = Context.build("x", {**places, "forced_photometry": off}).config
+        assert not config.alerts.forced.enabled and config.difference == Context.build("x", places).config.difference
+
+
+@pytest.mark.realdata
+def test_the_codes_and_their_consequences_are_those_of_real_packets(real_data: Path) -> None:
+    rows = [
+        row
+        for path in sorted((real_data / "alerts" / "v4.01").glob("*.avro"))
+        for row in read_packets(path)[0]["fp_hists"] or []
+    ]
+    assert {row["procstatus"] for row in rows} == {OK, MANY_BAD, SOME_BAD, OFF_IMAGE}
+    for row in rows:
+        measured = row["procstatus"] in (OK, SOME_BAD)
+        assert (row["forcediffimflux"] != -99999.0) is (row["forcediffimfluxunc"] != -99999.0) is measured
+        assert row["distnr"] == -99999.0 or 0 <= row["distnr"] <= np.sqrt(2) * CONFIG.reference_reach_arcsec
+        assert complete("fp_hist", {k: v for k, v in row.items() if v != -99999.0}) == row

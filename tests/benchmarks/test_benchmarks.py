@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, rows, run, table
+from benchmarks import accuracy, marks, rows, run, table
 from benchmarks.inputs import near_line
 from benchmarks.scenes import BenchScene, load
 from benchmarks.spawner import Spawner
@@ -116,3 +116,27 @@ def test_every_row_has_ours_and_the_table_shows_all(tmp_path):
     assert "| sky | **ours** | 2.00 | 2.50 | 300 |  | bias +0.100 DN |" in text
     assert "| sky | sep | 5.00 | 2.50 | 300 | 2.5 |" in text
     assert "not installed: photutils" in text
+
+
+def test_marks_are_held_against_the_results_of_the_same_run():
+    def entry(step, tool, cpu_s, **numbers):
+        return {"step": step, "tool": tool, "field": "quiet", "cpu_s": cpu_s, "peak_mb": 900.0, "accuracy": numbers}
+
+    entries = [
+        entry("whole chain", "ours", 1.9, zp_error_mmag=-3.5),
+        entry("whole chain", marks.CHAIN, 30.0),
+        entry("PSF photometry", "ours", 1.0, bright_scatter_percent=0.3, complete_by_mag={"19.0": 1.0, "20.0": 0.7}),
+        entry(
+            "PSF photometry",
+            "SExtractor + PSFEx",
+            4.0,
+            bright_scatter_percent=0.2,
+            complete_by_mag={"19.0": 1.0, "20.0": 0.8},
+        ),
+    ]
+    lines = marks.lines(entries)
+    assert any("CPU s | 1.90 | ≤ 2.0: reached |" in line for line in lines)
+    assert any("| 15.8 | ≥ 14: reached |" in line for line in lines)
+    assert any("| 0.30 | ≤ PSFEx's, ≤ 0.41: **missed** |" in line for line in lines)
+    assert any("| -3.5 | ≤ 3: **missed** |" in line for line in lines)
+    assert marks.Results(entries, "quiet").beaten_at() == ["20.0"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ztfds.config.difference import DifferenceConfig
-from ztfds.difference.matching import StarMatch, fit_warp, select_stars
+from ztfds.difference.matching import StarMatch, fit_warp, select_stars, without_movers
 
 CONFIG = DifferenceConfig()
 
@@ -98,3 +98,25 @@ def test_selection_is_spread_over_the_image(rng: np.random.Generator) -> None:
     assert rows.size == 60
     corner = (cat["xpos"][rows] < 200) & (cat["ypos"][rows] < 200)
     assert corner.mean() < 0.4
+
+
+def test_a_star_that_moved_is_judged_by_the_others() -> None:
+    """Four well measured stars, one of them off: it goes, and the scatter is that of the others."""
+    dx, dy = np.array([0.35, 0.06, -0.08, 0.02]), np.array([0.12, -0.01, 0.06, -0.05])
+    place, error = np.array([50.0, 100.0, 150.0, 200.0]), np.full(4, 0.01)
+    match = without_movers(StarMatch(place, place, np.ones(4), dx, dy, error, error))
+    assert list(match.dx) == [0.06, -0.08, 0.02]
+    np.testing.assert_allclose(fit_warp(match, (256, 256), CONFIG).scatter, 0.06, atol=0.03)
+
+
+def test_stars_that_agree_all_stay(rng: np.random.Generator) -> None:
+    for n in (5, 8, 15):
+        kept = [without_movers(stars(rng, n, (256, 256), 0.05, 0.02)).size for _ in range(10)]
+        assert np.mean(kept) > 0.9 * n
+
+
+def test_gain_in_spite_of_variables(rng: np.random.Generator) -> None:
+    match = stars(rng, 40, (900, 900), 0.01, 0.01)
+    match.ratio[:] = 0.9 * (1 + rng.normal(0, 0.02, 40))
+    match.ratio[:4] *= 1.4
+    assert match.gain == pytest.approx(0.9, rel=0.01)

@@ -86,6 +86,9 @@ def _check_packets(context, earlier):
         for cutout in ("cutoutScience", "cutoutTemplate", "cutoutDifference"):
             assert unpack_cutout(record[cutout]["stampData"]).shape == (63, 63)
         past = record["prv_candidates"] or []
+        for forced in record["fp_hists"] or []:
+            assert forced["pid"] in {p["pid"] for p in past} and forced["sciinpseeing"] > 1 and forced["procstatus"]
+        assert bool(record["fp_hists"]) is bool(past)
         assert all(p["jd"] < record["candidate"]["jd"] for p in past)
         if row["objectid"] in known and row["candid"] not in {c["candid"] for c in earlier}:
             seen = [p for p in past if p["candid"] is not None]

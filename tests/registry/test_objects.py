@@ -1,7 +1,12 @@
 """Naming of objects under concurrency."""
 
+import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import name_many
 import numpy as np
 import pytest
 
@@ -80,3 +85,33 @@ def test_many_at_once_agree_on_one_name_per_object(database, rng, dec):
         assert len({names[i] for names in found.values()}) == 1
     count = db.fetch_one(database.reader, "select count(*)::int as n from object_names")["n"]
     assert count == len(ra0)
+
+
+@pytest.mark.parametrize("dec", [15.0, 89.99])
+def test_processes_that_re_run_and_die_agree_on_one_name_per_object(database, rng, tmp_path, dec):
+    """Quadrants of overlapping fields in parallel processes, with repetitions and transactions that never commit."""
+    sky_ra = (rng.random(200) * (0.3 if dec < 80 else 360.0) + 359.9) % 360
+    sky_dec = dec + rng.uniform(-0.005, 0.005, 200)
+    far = [i for i in range(200) if i == 0 or np.min(sky.separation_arcsec(
+        sky_ra[i], sky_dec[i], sky_ra[:i], sky_dec[:i])) > 5][:60]  # fmt: skip
+    np.save(tmp_path / "sky.npy", np.column_stack([sky_ra, sky_dec])[far])
+    script = [sys.executable, str(Path(name_many.__file__)), database.pipeline]
+    workers = [
+        subprocess.Popen(
+            [*script, str(k), "4", str(tmp_path / "sky.npy")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for k in range(1, 6)
+    ]
+    found = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 5, [err[-2000:] for _, err in found]
+    names: dict[str, set[str]] = {}
+    for line in "".join(out for out, _ in found).splitlines():
+        for k, name in json.loads(line).items():
+            names.setdefault(k, set()).add(name)
+    assert names and all(len(given) == 1 for given in names.values())
+    assert len(set().union(*names.values())) == len(names)
+    rows = db.fetch_all(database.reader, "select objectid, ra, dec from object_names order by objectid")
+    assert {row["objectid"] for row in rows} == set().union(*names.values())
+    ra, at = (np.array([row[key] for row in rows]) for key in ("ra", "dec"))
+    apart = sky.separation_arcsec(ra[:, None], at[:, None], ra, at) + 1e6 * np.eye(len(rows))
+    assert apart.min() > 1.5

@@ -29,8 +29,10 @@ class ForcedConfig(StepConfig):
     max_bad_fraction: float = Field(
         0.5, ge=0, le=1, description="Largest share of the PSF's weight on bad pixels, else status 55 (heritage value)."
     )
-    reference_radius_arcsec: float = Field(
-        5.0, gt=0, description="Nearest reference sources farther than this are not listed, arcsec: the survey's value."
+    reference_reach_arcsec: float = Field(
+        5.0,
+        gt=0,
+        description="The nearest reference source is listed if it is within this in RA and in Dec, arcsec: real packets do so.",
     )
 
     @model_validator(mode="after")

@@ -61,6 +61,12 @@ def named_set(name: str) -> ConfigSet:
         raise ConfigurationError(f"no set of settings is called {name!r}: known are {', '.join(_SETS)}") from None
 
 
+def without_forced_photometry(config: ConfigSet) -> ConfigSet:
+    """The same settings with alerts that carry no forced photometry: an operator's degraded mode."""
+    forced = config.alerts.forced.model_copy(update={"enabled": False})
+    return config.model_copy(update={"alerts": config.alerts.model_copy(update={"forced": forced})})
+
+
 def set_for_camera(camera: Camera) -> ConfigSet:
     """The set that fits a camera: its own, or by the size of its quadrants for an unnamed camera."""
     return (

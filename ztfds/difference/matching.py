@@ -322,6 +322,7 @@ def _fit_with_scatter(
     """
     axes = values.shape[1]
     best: tuple[float, np.ndarray, float, float] | None = None
+    small = 1e-9 * float(np.mean(1 / error**2)) * np.eye(design.shape[1])  # solvable even for stars in a row
     middle = np.sum((values - np.median(values, axis=0)) ** 2, axis=1)
     for s in SCATTER_GRID:
         variance = error**2 + s**2 + 1e-6
@@ -333,8 +334,8 @@ def _fit_with_scatter(
                 far = np.log(ODD_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
                 chance = 1 / (1 + np.exp(np.clip(far - near, -50, 50)))
                 weight = chance / variance + (1 - chance) / wide
-                normal = design.T @ (design * weight[:, None])
-                coefficients = np.linalg.lstsq(normal, design.T @ (values * weight[:, None]), rcond=None)[0]
+                normal = design.T @ (design * weight[:, None]) + small
+                coefficients = np.linalg.solve(normal, design.T @ (values * weight[:, None]))
                 square = np.sum((values - design @ coefficients) ** 2, axis=1)
             likelihood = _likelihood(square, variance, wide, axes) - 0.5 * axes * float(np.linalg.slogdet(normal)[1])
             if best is None or likelihood > best[0]:

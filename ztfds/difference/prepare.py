@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+from scipy import fft
 
 from ztfds.config.difference import DifferenceConfig
 from ztfds.difference.matching import (
@@ -37,6 +39,7 @@ from ztfds.survey.errors import BadDifference
 log = logging.getLogger(__name__)
 
 _PSF_GRID, _FADE = 64, (5.0, 10.0)
+_QUARTERS = ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25))
 
 MOST_SOURCES = 0.8
 """Share of source pixels above which the sky is measured on sources as well (they cancel, but for their wings)."""
@@ -218,28 +221,37 @@ def effective_psf(psf: Psf, x: float, y: float, size: int, phase: tuple[float, .
     -------
     (size, size) float64
     """
-    ky, kx = np.fft.fftfreq(_PSF_GRID)[:, None], np.fft.rfftfreq(_PSF_GRID)[None, :]
-    total = np.zeros((_PSF_GRID, _PSF_GRID // 2 + 1), complex)
-    for dx in (-0.25, 0.25):
-        for dy in (-0.25, 0.25):
-            stamp = psf.stamp(x, y, size, dx, dy).astype(float)
-            total += 0.25 * np.fft.rfft2(stamp, (_PSF_GRID, _PSF_GRID)) * np.exp(2j * np.pi * (kx * dx + ky * dy))
+    back, fade, (fx, fy) = _psf_grid(size)
+    stamps = np.stack([psf.stamp(x, y, size, dx, dy) for dx, dy in _QUARTERS])
+    total = np.sum(fft.rfft2(stamps, (_PSF_GRID, _PSF_GRID)) * back, axis=0)
     if phase is not None:
-        total *= _lanczos_response(phase[0], kx) * _lanczos_response(phase[1], ky)
-    changed = np.fft.irfft2(total, (_PSF_GRID, _PSF_GRID))[:size, :size]
+        total *= _lanczos_response(phase[0], fx)[None, :] * _lanczos_response(phase[1], fy)[:, None]
     plain = psf.stamp(x, y, size).astype(float)
+    return np.asarray(plain + fade * (fft.irfft2(total, (_PSF_GRID, _PSF_GRID))[:size, :size] - plain))
+
+
+@lru_cache(maxsize=4)
+def _psf_grid(size: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Phases that shift the four stamps back, with the 1/4 of their mean; the fading weights; the frequencies."""
+    fx, fy = np.fft.rfftfreq(_PSF_GRID), np.fft.fftfreq(_PSF_GRID)
+    back = np.stack([0.25 * np.exp(2j * np.pi * (fx[None, :] * dx + fy[:, None] * dy)) for dx, dy in _QUARTERS])
     offset = np.arange(size) - size // 2
     distance = np.hypot(offset[:, None], offset[None, :])
-    weight = 0.5 + 0.5 * np.cos(np.pi * np.clip((distance - _FADE[0]) / (_FADE[1] - _FADE[0]), 0.0, 1.0))
-    return np.asarray(plain + weight * (changed - plain))
+    fade = 0.5 + 0.5 * np.cos(np.pi * np.clip((distance - _FADE[0]) / (_FADE[1] - _FADE[0]), 0.0, 1.0))
+    return back.astype(np.complex64), fade, (fx, fy)
+
+
+@lru_cache(maxsize=1)
+def _lanczos_table() -> np.ndarray:
+    return resample_kernels.lanczos_table()
 
 
 def _lanczos_response(phase: float, frequency: np.ndarray) -> np.ndarray:
     """Transform of the Lanczos-3 weights of one phase at frequencies in cycles per pixel; same shape, complex."""
-    table = resample_kernels.lanczos_table()
+    table = _lanczos_table()
     weights = table[:, round(phase * (table.shape[1] - 1))].astype(float)
     at = np.arange(resample_kernels.TAPS) - 2 - phase
-    return np.asarray(np.exp(2j * np.pi * frequency[..., None] * at) @ weights)
+    return np.asarray(np.exp(2j * np.pi * frequency[:, None] * at) @ weights)
 
 
 def _normalised(stamp: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ztfds.config.sets import ConfigSet, named_set, set_for_camera
+from ztfds.config.sets import ConfigSet, named_set, set_for_camera, without_forced_photometry
 from ztfds.formats.catalogs import StaticCatalogs
 from ztfds.registry.runner import Runner, no_fault
 from ztfds.survey.camera import Camera, get_camera
@@ -62,7 +62,7 @@ class Context:
         dsn : str
         places : mapping
             ``archive``, ``inbox``, ``catalogs`` (folders), ``camera`` (name) and, where it is not the camera's own,
-            ``config`` (name of a set of settings).
+            ``config`` (name of a set of settings); ``forced_photometry``: false switches it off.
         kafka : mapping, optional
             librdkafka settings.
         fault : callable, optional
@@ -77,6 +77,8 @@ class Context:
             raise ConfigurationError(f"the settings do not say: {', '.join(missing)}")
         camera = get_camera(str(places["camera"]))
         config = named_set(str(places["config"])) if places.get("config") else set_for_camera(camera)
+        if str(places.get("forced_photometry", True)).lower() in ("false", "0", "no", "off"):
+            config = without_forced_photometry(config)
         archive, inbox, catalogs = (Path(str(places[name])) for name in ("archive", "inbox", "catalogs"))
         return cls(dsn, archive, inbox, catalogs, camera, config, dict(kafka or {}), fault)
 

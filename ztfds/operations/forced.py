@@ -163,13 +163,16 @@ def _nearest(archive: Path, path: str | None, table: np.ndarray, config: ForcedC
         return empty
     if catalog is None:
         return empty
+    reach = config.reference_reach_arcsec / 3600.0
     close = np.zeros(len(catalog), bool)
     for dec in np.asarray(table["dec"], float):
-        close |= np.abs(catalog["dec"] - dec) <= config.reference_radius_arcsec / 3600.0
+        close |= np.abs(catalog["dec"] - dec) <= 2 * reach  # more than the reach: the nearest may lie beyond it
     found = np.zeros(len(table), [(name, "f8") for name in ("ra", "dec", *_NEIGHBOUR)])
     found["ra"], found["dec"] = table["ra"], table["dec"]
     add_reference(found, catalog[close], magzp, 1.0)  # one arcsec a pixel: fp_hists wants arcsec
-    near = (found["distnr"] >= 0) & (found["distnr"] <= config.reference_radius_arcsec)
+    turn = (found["ranr"] - found["ra"] + 180.0) % 360.0 - 180.0
+    near = (found["distnr"] >= 0) & (np.abs(found["decnr"] - found["dec"]) <= reach)
+    near &= np.abs(turn) * np.cos(np.radians(found["dec"])) <= reach
     return [{name: float(found[name][k]) for name in _NEIGHBOUR} if near[k] else {} for k in range(len(table))]
 
 

@@ -26,7 +26,7 @@ from ztfds.survey.filters import by_fid
 
 log = logging.getLogger(__name__)
 
-STEP = Step("reference", "1")
+STEP = Step("reference", "2")
 MOST = 8000
 """References that one run makes: below the 8192 copies of a mapped task that the orchestrator allows."""
 NIGHTS = 7

@@ -208,11 +208,13 @@ def detection_counts(
     if not len(ra):
         return []
     inner = "select objectid, ra, dec from object_names where hpx between r.lo and r.hi"
-    query = sql.SQL(
-        "select objectid, c.ra, c.dec, ndet, jdfirst, jdlast from {} join object_history using (objectid)"
-        " where field = %s and rcid = %s and jdfirst < %s"
-    ).format(sky.probe(sky.ranges(ra, dec, radius_arcsec), inner))
-    every = rows(cursor, query, (field, rcid, before_jd))
+    query = sql.SQL("select objectid, ra, dec from {}").format(sky.probe(sky.ranges(ra, dec, radius_arcsec), inner))
+    named = {row["objectid"]: row for row in rows(cursor, query)}
+    known = (
+        "select objectid, ndet, jdfirst, jdlast from object_history"
+        " where field = %s and rcid = %s and jdfirst < %s and objectid = any(%s)"
+    )
+    every = [named[row["objectid"]] | row for row in rows(cursor, known, (field, rcid, before_jd, list(named)))]
     _forget(cursor, every, field, rcid, before_jd)
     found: list[tuple[int, float | None]] = []
     for inside in _around(every, ra, dec, radius_arcsec):

@@ -31,6 +31,13 @@ TRACK_UNITS = {
 TRACK_PIXEL_COLUMNS = ("x0", "y0", "x1", "y1")
 Line = tuple[float, float, float, float]
 """x0, y0, x1, y1 of the two ends."""
+View = tuple[bool, bool]
+"""Whether an image is transposed and mirrored, which turns a quarter of all slopes into steep lines that drift right."""
+
+_VIEWS: tuple[View, ...] = ((False, False), (False, True), (True, False), (True, True))
+_PROMISING = 0.8
+"""Views whose best line stays below this share of the least significance are not searched again: erasing a line changes
+the others' significance by its share of their cells only."""
 
 _STRIP_HALF_WIDTH = 32
 _SEARCH_REACH = 10
@@ -134,9 +141,9 @@ def find_tracks(
     kernels.bin_significance(pixels, level, state, noise, config.track_clip_sigma, side, cells)
     cells = _flatten(cells, config)
     tracks: list[Track] = []
-    failures = 0
+    failures, views = 0, _VIEWS
     while len(tracks) < config.track_max and failures < 2:
-        sigma, ends = _best_line(cells, config)
+        sigma, ends, views = _best_line(cells, views, config)
         if sigma < config.track_min_sigma:
             break
         track = _judge(pixels, level, state, noise, sigma, ends, config)
@@ -158,21 +165,21 @@ def _flatten(cells: np.ndarray, config: MaskConfig) -> np.ndarray:
     return clipped / np.float32(scale) if scale > 0 else clipped
 
 
-def _best_line(cells: np.ndarray, config: MaskConfig) -> tuple[float, Line]:
-    """Most significant line through the cells: its significance and its ends on the border, cell coordinates."""
+def _best_line(cells: np.ndarray, views: tuple[View, ...], config: MaskConfig) -> tuple[float, Line, tuple[View, ...]]:
+    """Most significant line: its significance, its ends on the border in cells, and the views worth searching again."""
     least = max(4, int(config.track_min_length_px / config.track_cell_px / math.sqrt(2.0)))
-    best, ends = 0.0, (0.0, 0.0, 0.0, 0.0)
-    for transpose in (False, True):
-        for mirror in (False, True):
-            view = cells.T if transpose else cells
-            view = view[:, ::-1] if mirror else view
-            sigma, x0, x1 = _steep_line(view, least)
-            if sigma <= best:
-                continue
+    best, ends, again = 0.0, (0.0, 0.0, 0.0, 0.0), []
+    for transpose, mirror in views:
+        view = cells.T if transpose else cells
+        view = view[:, ::-1] if mirror else view
+        sigma, x0, x1 = _steep_line(view, least)
+        if sigma > _PROMISING * config.track_min_sigma:
+            again.append((transpose, mirror))
+        if sigma > best:
             x0, x1 = (view.shape[1] - 1 - x0, view.shape[1] - 1 - x1) if mirror else (x0, x1)
             y0, y1 = 0.0, view.shape[0] - 1.0
             best, ends = sigma, (y0, x0, y1, x1) if transpose else (x0, y0, x1, y1)
-    return best, ends
+    return best, ends, tuple(again)
 
 
 def _steep_line(view: np.ndarray, least: int) -> tuple[float, float, float]:
