@@ -127,7 +127,9 @@ def prepare(inputs: DifferenceInputs, config: DifferenceConfig) -> Prepared:
     warp = fit_warp(match, shape, config)
     if warp.significance >= config.warp_significance and config.warp_min_px <= warp.size <= config.max_warp_px:
         log.info("residual warp of %.3f px (%.0f sigma) applied", warp.size, warp.significance)
-        ref = _on_grid(inputs, _warped(grid, warp), config)
+        grid = _warped(grid, warp)
+        tiles = make_tiles(inputs, grid, config)  # the resampling has other sub-pixel phases now
+        ref = _on_grid(inputs, grid, config)
         match = _match(inputs, science, ref, tiles, config)
         warp = replace(fit_warp(match, shape, config), size=warp.size, significance=warp.significance)
     expected = _expected_gain(inputs)
