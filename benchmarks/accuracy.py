@@ -301,7 +301,9 @@ def bright_star_positions(sources: SourceTruth, result: Numbers) -> Numbers:
     rows = sources.rows[chosen]
     east = ((ra - rows["ra"] + 180.0) % 360.0 - 180.0) * np.cos(np.radians(rows["dec"])) * 3.6e6
     north = (dec - rows["dec"]) * 3.6e6
-    rms = [np.sqrt(np.mean(v[np.abs(v - np.median(v)) < 5 * scatter(v)] ** 2)) if v.size else np.nan for v in (east, north)]
+    rms = [
+        np.sqrt(np.mean(v[np.abs(v - np.median(v)) < 5 * scatter(v)] ** 2)) if v.size else np.nan for v in (east, north)
+    ]
     return _rounded({"bright_ra_mas": rms[0], "bright_dec_mas": rms[1], "n_bright_positions": float(chosen.sum())}, 2)
 
 

@@ -68,7 +68,14 @@ _REFERENCES = """
     select field, fid, count(*) filter (where status = 1) as good, count(*) filter (where status <> 1) as failed
       from references_ where vbest > 0 group by 1, 2 order by 1, 2"""
 
-TRENDED = ("seeing_arcsec", "maglim_mag", "magzp", "median_background_dn", "astrom_predicted_worst_mas", "scorr_width_raw")
+TRENDED = (
+    "seeing_arcsec",
+    "maglim_mag",
+    "magzp",
+    "median_background_dn",
+    "astrom_predicted_worst_mas",
+    "scorr_width_raw",
+)
 """Quality metrics that are plotted through the night."""
 SHOWN = (
     *TRENDED, "zp_rms_mag", "astrom_rms_ra_mas", "astrom_rms_dec_mas", "n_astrom_matches", "n_psfcat", "n_candidates",
