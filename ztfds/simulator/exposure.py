@@ -212,8 +212,6 @@ def _clip(
     """Range of the parameter (0 at a, 1 at b) for which a segment lies in a box (Liang & Barsky 1984); empty: 1, 0."""
     start, end = 0.0, 1.0
     for a, d, low, high in ((xa, xb - xa, x0, x1), (ya, yb - ya, y0, y1)):
-        if not np.isfinite(a) or not np.isfinite(d):
-            return 1.0, 0.0
         if d == 0.0:
             if not low <= a <= high:
                 return 1.0, 0.0
@@ -433,6 +431,8 @@ class _Painter:
 
     def _streak(self, xa: float, ya: float, xb: float, yb: float, flux: float) -> bool:
         """Paint a trailed source of `flux` DN over its length as a row of points; False where it misses the quadrant."""
+        if not np.isfinite([xa, ya, xb, yb]).all():
+            return False
         length = float(np.hypot(xb - xa, yb - ya))
         ny, nx = self.image.shape
         start, end = _clip(xa, ya, xb, yb, -30.0, nx + 30.0, -30.0, ny + 30.0)

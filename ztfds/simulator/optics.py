@@ -182,16 +182,20 @@ class TrueWcs:
         return sky_of_gnomonic(_tpv(self.pv1, u, v), _tpv(self.pv2, v, u), self.ra0, self.dec0)
 
     def to_pixel(self, ra: F64, dec: F64) -> tuple[F64, F64]:
-        """0-based pixel positions; the distortion is inverted by fixed-point iteration (error below 1e-9 px)."""
+        """0-based pixel positions; the distortion is inverted by fixed-point iteration (error below 1e-9 px).
+
+        Positions many fields away have none: there the iteration runs off, to infinity or NaN.
+        """
         xi, eta = gnomonic(np.asarray(ra, float), np.asarray(dec, float), self.ra0, self.dec0)
         u, v = xi.copy(), eta.copy()
-        for _ in range(6):
-            u, v = u + xi - _tpv(self.pv1, u, v), v + eta - _tpv(self.pv2, v, u)
         inverse = np.linalg.inv(self.cd)
-        return (
-            self.crpix[0] + inverse[0, 0] * u + inverse[0, 1] * v,
-            self.crpix[1] + inverse[1, 0] * u + inverse[1, 1] * v,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(6):
+                u, v = u + xi - _tpv(self.pv1, u, v), v + eta - _tpv(self.pv2, v, u)
+            return (
+                self.crpix[0] + inverse[0, 0] * u + inverse[0, 1] * v,
+                self.crpix[1] + inverse[1, 0] * u + inverse[1, 1] * v,
+            )
 
     def header(self) -> fits.Header:
         """The same mapping as FITS TPV cards (1-based reference pixel)."""
