@@ -20,12 +20,13 @@ from astropy.wcs import WCS
 from ztfds.survey import bits
 
 if TYPE_CHECKING:  # processes that measure the tools of others do without the pipeline in their memory
-    from benchmarks.scenes import BenchScene
+    from benchmarks.scenes import BenchScene, Truth
     from ztfds.science.run import ScienceInputs
 
 ROOT = Path(__file__).resolve().parents[1] / "var" / "bench"
 
-TRAIL_HALF_WIDTH_PX = 8.0
+TRAIL_LEFT_SIGMA = 0.2
+"""Light of a trail, in sigmas of the sky in a pixel, that the known mask leaves beside it."""
 HARD = np.uint16(bits.HARD_BAD)
 
 
@@ -121,8 +122,10 @@ def _write(made: StepInputs) -> None:
     pixels, mask = detrend(inputs.split, inputs.bias, inputs.flat, scene.config.science.detrend)
     known = mask.copy()
     known.flat[truth.hit_index] |= np.uint16(bits.SPIKE)
-    for x0, y0, x1, y1, _ in truth.trails:
-        known[near_line(known.shape, x0, y0, x1, y1, TRAIL_HALF_WIDTH_PX)] |= np.uint16(bits.TRACK)
+    facts = _facts(inputs, pixels, (known & HARD) != 0, truth.psf.fwhm(*scene.camera.centre_pixel))
+    for x0, y0, x1, y1, per_px in truth.trails:
+        reach = trail_half_width(truth, per_px, facts["sigma"])
+        known[near_line(known.shape, x0, y0, x1, y1, reach)] |= np.uint16(bits.TRACK)
     raw = scene.raw.quadrants[scene.qid - 1]
     arrays = {
         "image": pixels, "mask": mask, "known": known, "gaia": inputs.gaia, "ps1": inputs.ps1, "raw": raw.pixels,
@@ -131,11 +134,17 @@ def _write(made: StepInputs) -> None:
     }  # fmt: skip
     for name, array in arrays.items():
         np.save(made.folder / f"{name}.npy", array)
-    facts = _facts(inputs, pixels, (known & HARD) != 0, truth.psf.fwhm(*scene.camera.centre_pixel))
     facts["raw_path"] = str(scene.raw_path)
     guess = pointing(inputs.primary, inputs.split.header, inputs.camera, scene.rcid // 4 + 1, scene.qid).guesses[0]
     write_fits_pair(made.folder, pixels, known, facts, guess)
     (made.folder / "facts.json").write_text(json.dumps(facts))
+
+
+def trail_half_width(truth: Truth, per_px: float, sigma: float, half: int = 60) -> float:
+    """Distance, px, at which a trail of `per_px` DN per px of length falls below a fraction of the sky noise."""
+    ny, nx = truth.shape
+    across = truth.psf.stamp((nx - 1) // 2, (ny - 1) // 2, half).sum(axis=0)[half:]
+    return 1.0 + float(np.count_nonzero(per_px * across > TRAIL_LEFT_SIGMA * sigma))
 
 
 def near_line(shape: tuple[int, ...], x0: float, y0: float, x1: float, y1: float, reach: float) -> np.ndarray:

@@ -54,7 +54,7 @@ WORDS["whole chain"] = (
     ("tracks_found", "tracks {:.1%}"),
     ("false_px_on_stars", "false pixels on stars {:.0f}"),
     ("floor_mas", "WCS {:.1f} mas"),
-    ("zp_error_mmag", "zero point {:+.1f} mmag"),
+    ("calibrated_error_mmag", "calibrated magnitudes {:+.1f} mmag"),
 )
 
 

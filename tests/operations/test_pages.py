@@ -99,6 +99,13 @@ def test_a_quadrant_shows_candidates_with_three_cutouts_products_and_pictures(ni
     for which in ("science", "difference"):
         assert f"{ROOT}/picture/{exposure}/{best['rcid']}/{which}.png" in Links(html).targets
         assert pages.picture(context.dsn, context.archive, exposure, best["rcid"], which).startswith(b"\x89PNG")
+    with db.transaction(context.dsn) as cursor:
+        cursor.execute(
+            "update products set infobits = 4194304, meta = meta || '{\"doubts\": \"too noisy\"}' where kind = 'sciimg' and exposure = %s",
+            (exposure,),
+        )
+    words = text_of(pages.quadrant_page(context.dsn, exposure, best["rcid"]))
+    assert "sciimg: bit 22:" in words and "history: too noisy" in words
     with pytest.raises(FilesMissing):
         pages.picture(context.dsn, context.archive, exposure, best["rcid"], "../../etc/passwd")
 

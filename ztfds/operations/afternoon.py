@@ -331,18 +331,32 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: float("nan") if value is None else float(value) for name, value in (row["qa"] or {}).items()}
 
 
-def read_calibration(context: Context, row: Mapping[str, Any], *, verify: bool = False) -> CalibrationImage:
-    """The calibration image of a row of `calibrations.valid`, with its quality metrics; `verify` its checksums too.
+def read_calibration(
+    context: Context, row: Mapping[str, Any], *, verify: bool = False, errors: bool = True
+) -> CalibrationImage:
+    """The calibration image of a row of `calibrations.valid`, with its quality metrics.
+
+    Parameters
+    ----------
+    context : Context
+    row : mapping
+    verify : bool
+        Whether its checksums are tested.
+    errors : bool
+        Whether the uncertainty is read; detrending does not need it. Without, it is NaN and takes no memory.
 
     Raises
     ------
     FilesMissing
         A file of it is not in the archive.
     """
-    (data, header), (uncertainty, _), (cmask, _) = (
-        read_image(context.archive / row[plane]["path"], verify=verify) for plane in ("data", "unc", "cmask")
-    )
-    return CalibrationImage(data, uncertainty, cmask.astype("u2"), metrics_of(row), header)
+
+    def read(plane: str) -> tuple[np.ndarray, fits.Header]:
+        return read_image(context.archive / row[plane]["path"], verify=verify)
+
+    (data, header), (cmask, _) = read("data"), read("cmask")
+    uncertainty = read("unc")[0] if errors else np.broadcast_to(np.float32(np.nan), data.shape)
+    return CalibrationImage(data, uncertainty, cmask.astype("u2", copy=False), metrics_of(row), header)
 
 
 def readable(context: Context, row: Mapping[str, Any]) -> CalibrationImage:
@@ -356,10 +370,10 @@ def readable(context: Context, row: Mapping[str, Any]) -> CalibrationImage:
 
 def read_flat(context: Context, flat_row: Mapping[str, Any], low_row: Mapping[str, Any] | None) -> CalibrationImage:
     """The response to divide by: a flat, times the low-frequency flat that goes with it where there is one."""
-    flat = read_calibration(context, flat_row)
+    flat = read_calibration(context, flat_row, errors=False)
     if low_row is None:
         return flat
-    whole = with_low_frequency(flat, read_calibration(context, low_row))
+    whole = with_low_frequency(flat, read_calibration(context, low_row, errors=False))
     whole.header["LOWFLAT"] = (low_row["calid"], "low-frequency flat multiplied in")
     return whole
 

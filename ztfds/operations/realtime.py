@@ -285,7 +285,7 @@ def _calibrate(
             inputs = ScienceInputs(
                 split=split_quadrant,
                 primary=raw.header,
-                bias=read_calibration(context, bias_row),
+                bias=read_calibration(context, bias_row, errors=False),
                 flat=read_flat(context, flat_row, low_row),
                 gaia=sky.catalog(partial(context.catalog.gaia, epoch_jd=jd), CATALOG_MARGIN_DEG),
                 ps1=sky.catalog(context.catalog.ps1, CATALOG_MARGIN_DEG),

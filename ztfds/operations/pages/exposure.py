@@ -13,6 +13,7 @@ from ztfds.formats.images import read_image
 from ztfds.operations.pages.render import ROOT, binned, data_uri, page, png
 from ztfds.operations.pages.tonight import focal_plane
 from ztfds.registry import database
+from ztfds.survey.bits import explain
 from ztfds.survey.camera import Camera, ccd_qid
 from ztfds.survey.errors import FilesMissing
 
@@ -24,14 +25,15 @@ PICTURES = {"science": "sciimg", "difference": "scimrefdiffimg"}
 _EXPOSURE = "select * from exposures where exposure = %s"
 _FILES = "select * from ccdfiles where exposure = %s order by ccdid"
 _IMAGES = """
-    select rcid, kind, status, infobits, version, created from products
+    select rcid, kind, status, infobits, meta->>'reasons' as reasons from products
      where exposure = %s and kind in ('sciimg', 'scimrefdiffimg') and vbest > 0"""
 _DIFFERENCES = "select rcid, status, reason, ncandidates, nalertpackets from diffimages where exposure = %s"
 _JOBS = """
     select step, rcid, try, run_id, host, started, ended, cpu_s, wall_s, peak_mb, state, error_class, error_text from jobs
      where exposure = %s {quadrant} order by started desc limit 200"""
 _PRODUCTS = """
-    select product_id, kind, filename, path, bytes, sha256, version, vbest, status, infobits, swversion, config_hash, provenance_id, created
+    select product_id, kind, filename, path, bytes, sha256, version, vbest, status, infobits, swversion, config_hash, provenance_id,
+           meta->>'reasons' as reasons, meta->>'doubts' as doubts
       from products where exposure = %s and rcid = %s order by kind, version desc"""
 _PARENTS = """
     select distinct p.kind, p.filename, p.product_id, p.version from product_parents l join products p on p.product_id = l.parent_id
@@ -99,7 +101,7 @@ def _verdict(
     if made is None:
         return ("bad" if file["state"] in ("bad", "failed", "quarantined", "missing") else "none"), file["state"]
     if made["status"] != 1:
-        return "bad", f"not usable, infobits {made['infobits']}"
+        return "bad", f"not usable: {made['reasons'] or '; '.join(explain(made['infobits']))}"
     if difference is None:
         return "part", "calibrated, no difference image"
     return (
@@ -127,6 +129,7 @@ def quadrant_page(dsn: str, exposure: str, rcid: int) -> str:
         jobs = database.rows(cursor, _JOBS.format(quadrant="and rcid = %s"), (exposure, rcid))
         candidates = database.rows(cursor, _CANDIDATES, (found[0]["nid"], exposure, rcid, MOST_CUTOUTS))
     ccdid, qid = ccd_qid(rcid)
+    values = {row["name"]: row["value"] for row in metrics if row["value"] is not None}
     return page(
         "quadrant",
         exposure=found[0],
@@ -134,12 +137,24 @@ def quadrant_page(dsn: str, exposure: str, rcid: int) -> str:
         ccdid=ccdid,
         qid=qid,
         products=products,
+        words=_words(products, values, found[0]["fid"]),
         parents=parents,
         metrics=metrics,
         jobs=jobs,
         candidates=[{**row, "cutouts": _cutouts(row["packet"])} for row in candidates],
         pictures=[name for name, kind in PICTURES.items() if any(row["kind"] == kind for row in products)],
     )
+
+
+def _words(products: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], fid: int | None) -> list[str]:
+    """What quality bits, named failures and the channel's history say of the served science and difference image."""
+    lines = []
+    for row in products:
+        if row["vbest"] and row["kind"] in PICTURES.values():
+            said = explain(row["infobits"], metrics, fid or 1) or [row["reasons"] or ""]
+            doubts = [f"against the channel's history: {row['doubts']}"] if row["doubts"] else []
+            lines += [f"{row['kind']}: {line}" for line in [*said, *doubts] if line]
+    return lines
 
 
 def _cutouts(packet: Any) -> list[str]:
