@@ -37,7 +37,8 @@ SIGNIFICANT_HIT_SIGMA = 5.0
 
 
 def scatter(values: np.ndarray) -> float:
-    """Robust standard deviation; NaN without values."""
+    """Robust standard deviation of the finite values; NaN without any."""
+    values = values[np.isfinite(values)]
     if values.size == 0:
         return float("nan")
     return float(1.4826 * np.median(np.abs(values - np.median(values))))

@@ -9,7 +9,8 @@ from typing import Any
 
 Entry = dict[str, Any]
 CHAIN = "SExtractor + PSFEx + SCAMP + astroscrappy (4)"
-CATALOGS = ("detection", "PSF photometry")
+PHOTOMETRY, HITS, PSFEX, SCRAPPY = "PSF photometry", "cosmic rays", "SExtractor + PSFEx", "astroscrappy, 4 iterations"
+CATALOGS = ("detection", PHOTOMETRY)
 CLEAR = 0.005
 """Completeness differs clearly from here on: one source in 200."""
 
@@ -32,6 +33,16 @@ class Results:
     def ratio(self, step: str, tool: str) -> float:
         """CPU of a tool over ours."""
         return self.cost(step, tool) / self.cost(step)
+
+    def chain_ratio(self) -> float:
+        """CPU of the other tools' chain over ours: of the chain or of its steps measured one by one, whichever is less.
+
+        In the chain SExtractor also works on the satellite trails, which may take it longer than all the rest; in the
+        steps they are masked beforehand.
+        """
+        steps = ((HITS, SCRAPPY), (PHOTOMETRY, PSFEX), ("astrometry", "SCAMP"))
+        separate = sum(self.cost(step, tool) for step, tool in steps)
+        return min(self.cost("whole chain", CHAIN), separate) / self.cost("whole chain")
 
     def beaten_at(self) -> list[str]:
         """Magnitude bins where another tool's catalog is clearly more complete than ours."""
@@ -85,11 +96,10 @@ def _accuracy(step: str, name: str) -> Callable[[Results], float]:
     return lambda r: r.number(step, name)
 
 
-PHOTOMETRY, HITS, PSFEX, SCRAPPY = "PSF photometry", "cosmic rays", "SExtractor + PSFEx", "astroscrappy, 4 iterations"
 MARKS = (
     Mark("P2 + P5, reading and writing, CPU s", lambda r: r.cost("whole chain"), _most(2.0, 12.0), ("≤ 2.0", "≤ 12")),
     Mark("peak memory, MB", lambda r: r.cost("whole chain", what="peak_mb"), _most(1000, 1300), ("≤ 1000", "≤ 1300"), "{:.0f}"),
-    Mark(f"times faster than {CHAIN}", lambda r: r.ratio("whole chain", CHAIN), _least(14, 8), ("≥ 14", "≥ 8"), "{:.1f}"),
+    Mark(f"times faster than {CHAIN}, trails masked", Results.chain_ratio, _least(14, 8), ("≥ 14", "≥ 8"), "{:.1f}"),
     Mark("bright-star scatter, S/N > 300, %", _accuracy(PHOTOMETRY, "bright_scatter_percent"),
          lambda r, v: _most(0.41, 0.69)(r, v) and v <= r.number(PHOTOMETRY, "bright_scatter_percent", PSFEX),
          ("≤ PSFEx's, ≤ 0.41", "≤ PSFEx's, ≤ 0.69")),

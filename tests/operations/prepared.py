@@ -57,8 +57,7 @@ def prepared(postgres, mountain, tmp_path_factory):
     wanted = references.wanted(context, mountain.plan.dates[0])
     assert [w["rcid"] for w in wanted] == [rcid(CCD, q) for q in (1, 2, 3, 4)]
     assert all(references.build(context, **w).status == 1 for w in wanted)
-    yield Prepared(name, context.archive)
-    administer(postgres, f"drop database {name} with (force)")
+    return Prepared(name, context.archive)  # the database goes with the server
 
 
 @pytest.fixture
