@@ -219,16 +219,18 @@ def chain(job: Job) -> Work:
         others = [0.75 * spent for spent in watch.read()]
         quadrant = raw.quadrants[scene.qid - 1]
         view = pointing(raw.header, quadrant.header, scene.camera, raw.name.ccdid, scene.qid)
-        inputs = science.ScienceInputs(
-            split=split(quadrant, raw.header, config.split),
-            primary=raw.header,
-            bias=_read_calibration(calibration["bias"]),
-            flat=_read_calibration(calibration["flat"]),
-            gaia=view.catalog(partial(catalogs.gaia, epoch_jd=float(raw.header["OBSJD"])), CATALOG_MARGIN_DEG),
-            ps1=view.catalog(catalogs.ps1, CATALOG_MARGIN_DEG),
-            camera=scene.camera,
+        made = science.run(
+            science.ScienceInputs(
+                split=split(quadrant, raw.header, config.split),
+                primary=raw.header,
+                bias=_read_calibration(calibration["bias"]),
+                flat=_read_calibration(calibration["flat"]),
+                gaia=view.catalog(partial(catalogs.gaia, epoch_jd=float(raw.header["OBSJD"])), CATALOG_MARGIN_DEG),
+                ps1=view.catalog(catalogs.ps1, CATALOG_MARGIN_DEG),
+                camera=scene.camera,
+            ),
+            config.science,
         )
-        made = science.run(inputs, config.science)
         for file in storage.science_files(made, storage.science_place(raw.name, scene.qid)):
             file.write(products / Path(file.path(1)).name)
         return _judged(made) | {"not_ours_cpu_s": others[0], "not_ours_wall_s": others[1]}
@@ -257,18 +259,20 @@ def _judged(made: science.ScienceProducts) -> Result:
 
 
 def _calibration_files(scene: BenchScene, folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Bias and flat as the archive has them: three FITS files each."""
+    """Bias and flat as the archive has them: the FITS files that are read in real time."""
     out = {}
     for kind in ("bias", "flat"):
         image: CalibrationImage = getattr(scene, kind)
-        paths = tuple(folder / f"{kind}{part}.fits" for part in ("", "unc", "cmask"))
-        for path, array in zip(paths, (image.data, image.uncertainty, image.cmask), strict=True):
+        paths = tuple(folder / f"{kind}{part}.fits" for part in ("", "cmask"))
+        for path, array in zip(paths, (image.data, image.cmask), strict=True):
             write_image(path, array, image.header)
         out[kind] = paths
+        scene.__dict__.pop(kind)  # its pixels are in the files now
     return out
 
 
 def _read_calibration(paths: tuple[Path, ...]) -> CalibrationImage:
-    """As `operations.afternoon.read_calibration` does."""
-    (data, header), (uncertainty, _), (cmask, _) = (read_image(path) for path in paths)
-    return CalibrationImage(data, uncertainty, cmask.astype(np.uint16), {}, header)
+    """As `operations.afternoon.read_calibration` does, without the uncertainty."""
+    (data, header), (cmask, _) = (read_image(path) for path in paths)
+    unknown = np.broadcast_to(np.float32(np.nan), data.shape)
+    return CalibrationImage(data, unknown, cmask.astype(np.uint16, copy=False), {}, header)

@@ -29,6 +29,7 @@ def main(step: str, tool: str, scene: str, folder: Path) -> None:
     result = work()
     cpu, wall = watch.read()
     if not row.external and cpu < REPEAT_BELOW_S:
+        result = None  # a task that has ended holds nothing
         runs, watch = 2, Stopwatch()
         result = work()
         cpu, wall = watch.read()

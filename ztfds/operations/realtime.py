@@ -275,14 +275,14 @@ def _calibrate(
     figures: dict[str, float] = {}
     doubts: list[Departure] = []
 
-    def compute() -> ScienceProducts:
+    def gather() -> ScienceInputs:
         camera = context.camera
         split_quadrant = split(quadrant, raw.header, settings.split)
         figures.update(split_quadrant.qa)
         doubts[:] = judge(figures, history, quality.split_rules, quality)
         sky = pointing(raw.header, quadrant.header, camera, raw.name.ccdid, quadrant.qid)
         with storage.reading("the bias, the flat or a catalog", quadrant.rcid):
-            inputs = ScienceInputs(
+            return ScienceInputs(
                 split=split_quadrant,
                 primary=raw.header,
                 bias=read_calibration(context, bias_row, errors=False),
@@ -291,7 +291,9 @@ def _calibrate(
                 ps1=sky.catalog(context.catalog.ps1, CATALOG_MARGIN_DEG),
                 camera=camera,
             )
-        return science.run(inputs, settings.science)
+
+    def compute() -> ScienceProducts:
+        return science.run(gather(), settings.science)  # which alone holds the inputs, and lets their pixels go
 
     place = storage.science_place(raw.name, quadrant.qid)
     return runner.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from astropy.io import fits
@@ -151,6 +151,7 @@ def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
     guess = guesses[0]
 
     pixels, mask = detrend(inputs.split, inputs.bias, inputs.flat, config.detrend)
+    inputs = _without_pixels(inputs)
     scene = measure.prepare(pixels, mask, gain, readnoise, saturate, config.photometry)
     _note_scene(notes, scene)
     solution = _astrometry(inputs, scene, guesses, config, notes)
@@ -196,6 +197,19 @@ def run(inputs: ScienceInputs, config: ScienceConfig) -> ScienceProducts:
         notes.lines,
         tracks,
     )
+
+
+def _without_pixels(inputs: ScienceInputs) -> ScienceInputs:
+    """The inputs with images of zeros that take no memory: the pixels are not needed again, and are 200 MB of a full quadrant."""
+
+    def hollow(image: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(image.dtype.type(0), image.shape)
+
+    def drained(image: CalibrationImage) -> CalibrationImage:
+        return replace(image, data=hollow(image.data), uncertainty=hollow(image.uncertainty), cmask=hollow(image.cmask))
+
+    split = replace(inputs.split, pixels=hollow(inputs.split.pixels), mask=hollow(inputs.split.mask))
+    return replace(inputs, split=split, bias=drained(inputs.bias), flat=drained(inputs.flat))
 
 
 def _identity(inputs: ScienceInputs) -> cards.Identity:
