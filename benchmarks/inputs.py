@@ -1,7 +1,7 @@
 """What the single steps are given: the same detrended image, mask and catalogs for every tool, kept on disk beside the scene.
 
 The image is what the pipeline's P2 makes of the raw quadrant. The *known* mask has, besides bad and saturated pixels, the true
-radiation hits and the true satellite trails in it, so that photometry is compared on the same pixels whatever a tool's own masks
+radiation hits, hot pixels and satellite trails in it, so that photometry is compared on the same pixels whatever a tool's own masks
 are worth; the rows "whole chain" find their own.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # processes that measure the tools of others do without the p
 
 ROOT = Path(__file__).resolve().parents[1] / "var" / "bench"
 
+HOT_DN = 5.0
 TRAIL_LEFT_SIGMA = 0.2
 """Light of a trail, in sigmas of the sky in a pixel, that the known mask leaves beside it."""
 HARD = np.uint16(bits.HARD_BAD)
@@ -122,6 +123,8 @@ def _write(made: StepInputs) -> None:
     pixels, mask = detrend(inputs.split, inputs.bias, inputs.flat, scene.config.science.detrend)
     known = mask.copy()
     known.flat[truth.hit_index] |= np.uint16(bits.SPIKE)
+    hot = hot_pixels(scene)
+    known[hot[:, 0], hot[:, 1]] |= np.uint16(bits.SPIKE)
     facts = _facts(inputs, pixels, (known & HARD) != 0, truth.psf.fwhm(*scene.camera.centre_pixel))
     for x0, y0, x1, y1, per_px in truth.trails:
         reach = trail_half_width(truth, per_px, facts["sigma"])
@@ -138,6 +141,15 @@ def _write(made: StepInputs) -> None:
     guess = pointing(inputs.primary, inputs.split.header, inputs.camera, scene.rcid // 4 + 1, scene.qid).guesses[0]
     write_fits_pair(made.folder, pixels, known, facts, guess)
     (made.folder / "facts.json").write_text(json.dumps(facts))
+
+
+def hot_pixels(scene: BenchScene) -> np.ndarray:
+    """(n, 2) int64, row and column: hot pixels that gather more than 5 DN in the exposure; biases are too short to show them."""
+    from ztfds.simulator.camera import READOUT_S
+    from ztfds.simulator.exposure import detector_of
+
+    defects = detector_of(scene.plan, scene.rcid).defects
+    return defects.hot[defects.hot_rate * (scene.exposure.exptime + 0.5 * READOUT_S) > HOT_DN]
 
 
 def trail_half_width(truth: Truth, per_px: float, sigma: float, half: int = 60) -> float:

@@ -236,7 +236,7 @@ def _of_program(function: Callable[..., Result], **more: Any) -> Callable[[Job],
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 _SEX, _ALL_ASTROMATIC = (astromatic.SEXTRACTOR,), (astromatic.SEXTRACTOR, "psfex", "scamp")
-_LIGHT = {"PSF_SIZE": "21,21", "PSF_SAMPLING": 1.0, "PSFVAR_DEGREES": 1, "SAMPLE_MINSN": 100}
+_LIGHT = {"BASIS_TYPE": "NONE", "PSF_SIZE": "21,21", "PSF_SAMPLING": 1.0, "PSFVAR_DEGREES": 1, "SAMPLE_MINSN": 100}
 _BIAS, _FLAT = _stack("judge_bias"), _stack("judge_flat")
 _FROM_RAW = "from raw integers: overscan models included"
 _FLAT_OURS = "from raw integers: overscan, linearity, bias, normalisation included"

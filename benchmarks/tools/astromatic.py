@@ -66,9 +66,12 @@ def sextractor(
 
 
 def psfex(catalog: Path, folder: Path, **more: Any) -> Path:
-    """Run PSFEx with its default sampling and a quadratic variation over the image; returns the model."""
+    """Run PSFEx with its default sampling and a quadratic variation over the image; returns the model.
+
+    BASIS_TYPE PIXEL is what PIXEL_AUTO chooses for stars below 3 px of FWHM, where one scene is and the next is not.
+    """
     settings = {
-        "BASIS_TYPE": "PIXEL_AUTO", "BASIS_NUMBER": 20, "PSF_SAMPLING": 0.0, "PSF_ACCURACY": 0.01, "PSF_SIZE": "25,25",
+        "BASIS_TYPE": "PIXEL", "BASIS_NUMBER": 20, "PSF_SAMPLING": 0.0, "PSF_ACCURACY": 0.01, "PSF_SIZE": "25,25",
         "CENTER_KEYS": "X_IMAGE,Y_IMAGE", "PHOTFLUX_KEY": "FLUX_APER(1)", "PHOTFLUXERR_KEY": "FLUXERR_APER(1)",
         "PSFVAR_KEYS": "X_IMAGE,Y_IMAGE", "PSFVAR_GROUPS": "1,1", "PSFVAR_DEGREES": 2, "SAMPLE_AUTOSELECT": "Y",
         "SAMPLEVAR_TYPE": "SEEING", "SAMPLE_FWHMRANGE": "1.5,6.0", "SAMPLE_VARIABILITY": 0.2, "SAMPLE_MINSN": 20,
