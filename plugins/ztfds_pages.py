@@ -34,7 +34,7 @@ def build() -> Any:
     from ztfds.operations.pages.reports import report, reports_page
     from ztfds.operations.pages.tonight import tonight
     from ztfds.survey.camera import get_camera
-    from ztfds.survey.errors import FilesMissing, ServiceDown
+    from ztfds.survey.errors import FilesMissing, ServiceDown, ZtfdsError
 
     def may_see(user: GetUserDep) -> None:
         if not get_auth_manager().is_authorized_custom_view(method="GET", resource_name="ztfds", user=user):
@@ -49,6 +49,10 @@ def build() -> Any:
     @app.exception_handler(ServiceDown)
     def down(_: Any, error: ServiceDown) -> PlainTextResponse:
         return PlainTextResponse(f"the survey's database does not answer: {error}", 503)
+
+    @app.exception_handler(ZtfdsError)
+    def damaged(_: Any, error: ZtfdsError) -> PlainTextResponse:
+        return PlainTextResponse(f"{error.code}: {error.message}", 500)
 
     @app.get("/tonight", response_class=HTMLResponse)
     def tonight_page(nid: int | None = None) -> str:
