@@ -2,13 +2,14 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels browser night test bench lint stop clean status
+.PHONY: help setup kernels browser night test bench drill lint stop clean status
 
 ZTFDS_NIGHT ?= ccd
 HOME_NIGHT  := var/night
 UV          := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/var/uv/bin/uv)
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+DRILLS      ?=
 
 # Byte-code halves every start-up; one thread per process, because Airflow runs one task per core.
 unexport PYTHONDONTWRITEBYTECODE
@@ -64,6 +65,9 @@ bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, photutils, ... on f
 	@var/bench/venv/bin/python -m benchmarks.tools.install
 	@var/bench/venv/bin/ztfds warm
 	@var/bench/venv/bin/python -m benchmarks.run $(BENCH_ARGS)
+
+drill: setup  ## every contingency injected into nights of a sandbox, and scored (a quarter of an hour)
+	@.venv/bin/ztfds drill $(DRILLS) --home var/drill
 
 status: ## what runs
 	@.venv/bin/ztfds services status --home $(HOME_NIGHT)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from ztfds.survey.errors import ZtfdsError
+
+if TYPE_CHECKING:
+    from ztfds.operations.context import Context
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 services_app = typer.Typer(no_args_is_help=True, help="PostgreSQL, Kafka, Airflow and ingestd on this machine.")
@@ -161,6 +164,19 @@ def night(
 
 
 @app.command()
+def drill(
+    names: Annotated[list[str] | None, typer.Argument(help="Drills; none: all of them.")] = None,
+    home: Annotated[Path, typer.Option("--home", help="Folder of the sandbox; made where it is not there.")] = Path(
+        "var/drill"
+    ),
+) -> None:
+    """Inject contingencies into nights of a sandbox and score them; exit status 1 when one was not survived."""
+    from ztfds.drills.run import main as run_drills
+
+    raise typer.Exit(run_drills(names or [], home, typer.echo))
+
+
+@app.command()
 def process(
     raw: Annotated[Path, typer.Argument(help="Folder of raw CCD files.")],
     catalogs: Annotated[Path, typer.Option(help="Folder of Gaia-like and PS1-like tables.")],
@@ -226,6 +242,51 @@ def report(
         raise ConfigurationError(f"no services were ever started in {home}")
     context = Context.build(EmbeddedPostgres(home).dsn("ztf_pipeline"), state.places)
     typer.echo(str(write_report(context, nid_of_date(date))))
+
+
+@app.command()
+def backup(
+    home: Home = DEFAULT_HOME,
+    to: Annotated[Path | None, typer.Option(help="The second place; default: that of the settings.")] = None,
+    reread: Annotated[bool, typer.Option(help="Read files again that have not changed.")] = False,
+    prove: Annotated[bool, typer.Option(help="Restore it into a scratch server and compare.")] = False,
+) -> None:
+    """Back the database and the archive up to a second place; exit status 1 when something is damaged."""
+    from ztfds.operations.day.backup import back_up
+    from ztfds.operations.day.restore import prove_backup
+
+    context = day_context(home, {"backup": str(to.resolve())} if to else {})
+    done = [back_up(context, reread=reread), *([prove_backup(context)] if prove else [])]
+    for outcome in done:
+        typer.echo(f"{outcome.state}: {outcome.line}")
+    raise typer.Exit(int(any(outcome.state == "failed" for outcome in done)))
+
+
+@app.command()
+def restore(
+    place: Annotated[Path, typer.Argument(help="The second place, where the backups are.")],
+    to: Annotated[Path, typer.Option(help="Home folder to make; it must be empty.")],
+    name: Annotated[str | None, typer.Option("--set", help="Which backup; default: the newest.")] = None,
+) -> None:
+    """Restore a backup on an empty machine and compare everything with what was backed up."""
+    from ztfds.operations.day.restore import restore as restore_backup
+
+    outcome = restore_backup(place, to, name)
+    typer.echo(f"{outcome.state}: {outcome.line}")
+    raise typer.Exit(int(outcome.state == "failed"))
+
+
+def day_context(home: Path, places: dict[str, str] | None = None) -> Context:
+    """The library's context of a home folder whose services were started once."""
+    from ztfds.operations.context import Context
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.operations.services.state import load
+    from ztfds.survey.errors import ConfigurationError
+
+    state = load(home)
+    if state is None:
+        raise ConfigurationError(f"no services were ever started in {home}")
+    return Context.build(EmbeddedPostgres(home).dsn("ztf_pipeline"), {**state.places, **(places or {})})
 
 
 @app.command(name="alert-schema")

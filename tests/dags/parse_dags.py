@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-HEAVY = ("numba", "numpy", "astropy", "scipy", "psycopg2", "confluent_kafka", "matplotlib", "ztfds")
+HEAVY = ("numba", "numpy", "astropy", "scipy", "psycopg2", "confluent_kafka", "matplotlib")
 
 
 def main(folder: str) -> None:

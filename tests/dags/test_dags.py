@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ztfds.drills.names import TITLES
 from ztfds.operations.services import airflow, state
 
 pytestmark = pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not installed (extra 'services')")
@@ -20,6 +21,9 @@ pytestmark = pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
 WEIGHTS = {"exposure": 1000, "calibration": 1000, "end_of_night": 100, "reference": 10, "smooth_maps": 10}
+REALTIME = ("exposure", "calibration", "end_of_night")
+DAY_WEIGHT = 50
+"""Every other DAG is a day task: it has a pool of its own and takes no core from the pipelines."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,10 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_file_parses_and_holds_the_dag_of_its_name(parsed: dict[str, Any]) -> None:
     assert parsed["errors"] == {}
-    assert set(parsed["dags"]) == {file.stem for file in FILES} == airflow.DAGS
+    dags, files = set(parsed["dags"]), {file.stem for file in FILES}
+    assert dags >= airflow.DAGS
+    assert files - {"drill"} <= dags, "each file holds the DAG of its name; drill.py one for each contingency"
+    assert dags - files == {f"drill_{name}" for name in TITLES}
 
 
 def test_parsing_imports_nothing_heavy(parsed: dict[str, Any]) -> None:
@@ -55,7 +62,7 @@ def test_a_dag_file_is_one_screen_and_imports_airflow_and_its_helpers_only(file:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    allowed = {"datetime", "airflow.sdk", "ztfds_tasks", "ztfds_deadline"}
+    allowed = {"datetime", "airflow.sdk", "ztfds_tasks", "ztfds_deadline", "ztfds.drills.names"}
     assert imported - allowed <= {"airflow.providers.standard.operators.trigger_dagrun"}
 
 
@@ -64,10 +71,11 @@ def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -
         for task_id, task in dag["tasks"].items():
             where = f"{dag_id}.{task_id}"
             light = dag_id == "exposure" and task_id in ("received", "close")  # alerts that are ready wait for no core
-            assert task["pool"] == (airflow.LIGHT_POOL if light else airflow.POOL), where
-            assert task["weight"] == WEIGHTS[dag_id], where
+            pool = airflow.DAY_POOL if dag_id not in WEIGHTS else airflow.LIGHT_POOL if light else airflow.POOL
+            assert task["pool"] == pool, where
+            assert task["weight"] == WEIGHTS.get(dag_id, DAY_WEIGHT), where
             assert task["rule"] == "absolute", where
-            assert task["queue"] == ("bulk" if dag_id in ("reference", "smooth_maps") else "realtime"), where
+            assert task["queue"] == ("realtime" if dag_id in REALTIME else "bulk"), where
             assert task["policy"] == "ByConsequence", where
 
 

@@ -1,4 +1,4 @@
-"""One rehearsal of the tiny camera on real services; its stack then serves the tests of faults and kills."""
+"""One rehearsal of the tiny camera on real services; its stack then serves as the sandbox of drills."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from observatory import Observatory
 
+from ztfds.drills.sandbox import Sandbox
 from ztfds.operations.services import stack
-from ztfds.operations.services.state import load
-from ztfds.simulator.rehearsal import Rehearsal, context_of
+from ztfds.simulator.rehearsal import Rehearsal
 
 
 @pytest.fixture(scope="session")
-def observatory() -> Iterator[Observatory]:
+def observatory() -> Iterator[Sandbox]:
     """Run the rehearsal of the tiny camera; leave its services up for the tests, then stop them."""
     folder = Path(tempfile.mkdtemp(prefix="ztfds-night-"))
     folder.chmod(0o755)
-    rehearsal = Rehearsal("tiny", folder / "home", print)
+    rehearsal = Rehearsal("tiny", folder / "home", print, faults=True)
     try:
         summary = rehearsal.run()
-        yield Observatory(rehearsal.home, context_of(load(rehearsal.home)), summary, rehearsal.plan.fields[0])
+        yield Sandbox(rehearsal.home, rehearsal.context, tuple(rehearsal.plan.fields), summary)
     finally:
         stack.stop(rehearsal.home)
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 from browser import BINARY, Browser, browser
-from observatory import Observatory
 
+from ztfds.drills.sandbox import Sandbox
 from ztfds.operations.services import airflow
 from ztfds.registry import database
 
-PAGES = ("tonight", "reports", "references", "channels")
+PAGES = ("tonight", "reports", "references", "channels", "drills")
 needs_chromium = pytest.mark.skipif(
     BINARY is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )
 
 
-def token(observatory: Observatory, user: str) -> str:
+def token(observatory: Sandbox, user: str) -> str:
     client = airflow.api(observatory.state, user)
     client.call("GET", "/api/v2/dags")
     return client._token
@@ -38,7 +38,7 @@ def status(url: str, bearer: str = "") -> int:
 
 
 @pytest.fixture
-def tab(observatory: Observatory) -> Iterator[Browser]:
+def tab(observatory: Sandbox) -> Iterator[Browser]:
     """A browser that is logged in as a viewer."""
     folder = Path(tempfile.mkdtemp(prefix="ztfds-browser-"))
     with browser(folder) as opened:
@@ -48,27 +48,27 @@ def tab(observatory: Observatory) -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("route", PAGES)
-def test_every_role_may_look_and_nobody_else(observatory: Observatory, route: str) -> None:
+def test_every_role_may_look_and_nobody_else(observatory: Sandbox, route: str) -> None:
     url = f"{observatory.state.api_url}/ztfds/{route}"
     assert status(url) == 401
     assert status(url, "not.a.token") in (401, 403)
     assert [status(url, token(observatory, user)) for user in ("viewer", "operator", "admin")] == [200, 200, 200]
 
 
-def test_what_does_not_exist_is_said_so(observatory: Observatory) -> None:
+def test_what_does_not_exist_is_said_so(observatory: Sandbox) -> None:
     bearer = token(observatory, "viewer")
     for path in ("exposure/ztf_20000101000000", "exposure/ztf_20000101000000/3", "report/1", "picture/x/0/science.png"):
         assert status(f"{observatory.state.api_url}/ztfds/{path}", bearer) == 404
 
 
-def test_the_plugins_load_without_errors(observatory: Observatory) -> None:
+def test_the_plugins_load_without_errors(observatory: Sandbox) -> None:
     client = airflow.api(observatory.state)
     code, answer = client.call("GET", "/api/v2/plugins/importErrors")
     assert (code, answer["import_errors"]) == (200, [])
 
 
 @needs_chromium
-def test_from_tonight_to_a_quadrant_in_two_clicks(observatory: Observatory, tab: Browser) -> None:
+def test_from_tonight_to_a_quadrant_in_two_clicks(observatory: Sandbox, tab: Browser) -> None:
     url = observatory.state.api_url
     row = database.fetch_one(
         observatory.context.dsn,
@@ -88,7 +88,7 @@ def test_from_tonight_to_a_quadrant_in_two_clicks(observatory: Observatory, tab:
 
 
 @needs_chromium
-def test_the_pages_fit_a_phone(observatory: Observatory, tab: Browser) -> None:
+def test_the_pages_fit_a_phone(observatory: Sandbox, tab: Browser) -> None:
     tab.phone()
     for route in PAGES:
         tab.open(f"{observatory.state.api_url}/ztfds/{route}")
@@ -96,7 +96,7 @@ def test_the_pages_fit_a_phone(observatory: Observatory, tab: Browser) -> None:
 
 
 @needs_chromium
-def test_airflow_shows_the_pages_in_its_navigation(observatory: Observatory, tab: Browser) -> None:
+def test_airflow_shows_the_pages_in_its_navigation(observatory: Sandbox, tab: Browser) -> None:
     tab.open(f"{observatory.state.api_url}/plugin/ztfds-tonight")
     observatory.wait(lambda: "/ztfds/tonight" in " ".join(tab.requests) or _framed(tab), "the page in Airflow's frame")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ztfds.config.sets import ConfigSet, named_set, set_for_camera, without_forced_photometry
 from ztfds.formats.catalogs import StaticCatalogs
+from ztfds.registry.faults import FileFaults
 from ztfds.registry.runner import Runner, no_fault
 from ztfds.survey.camera import Camera, get_camera
 from ztfds.survey.errors import ConfigurationError
@@ -36,6 +37,8 @@ class Context:
         librdkafka settings (at least ``bootstrap.servers``); empty: alerts wait in the outbox.
     fault : callable
         Called with the name of each point at which a fault can be injected; for tests of recovery.
+    places : mapping
+        Every setting that it was built from; day tasks find ``home`` and ``backup`` (the second place) here.
     """
 
     dsn: str
@@ -46,6 +49,7 @@ class Context:
     config: ConfigSet
     kafka: Mapping[str, Any] = field(default_factory=dict)
     fault: Callable[[str], None] = no_fault
+    places: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -62,7 +66,8 @@ class Context:
         dsn : str
         places : mapping
             ``archive``, ``inbox``, ``catalogs`` (folders), ``camera`` (name) and, where it is not the camera's own,
-            ``config`` (name of a set of settings); ``forced_photometry``: false switches it off.
+            ``config`` (name of a set of settings); ``forced_photometry``: false switches it off; ``faults``: the file of
+            the faults of a drill (sandboxes only).
         kafka : mapping, optional
             librdkafka settings.
         fault : callable, optional
@@ -79,8 +84,10 @@ class Context:
         config = named_set(str(places["config"])) if places.get("config") else set_for_camera(camera)
         if str(places.get("forced_photometry", True)).lower() in ("false", "0", "no", "off"):
             config = without_forced_photometry(config)
+        if places.get("faults"):
+            fault = FileFaults(Path(str(places["faults"])))
         archive, inbox, catalogs = (Path(str(places[name])) for name in ("archive", "inbox", "catalogs"))
-        return cls(dsn, archive, inbox, catalogs, camera, config, dict(kafka or {}), fault)
+        return cls(dsn, archive, inbox, catalogs, camera, config, dict(kafka or {}), fault, dict(places))
 
     @cached_property
     def catalog(self) -> StaticCatalogs:

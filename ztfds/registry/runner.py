@@ -287,8 +287,7 @@ class Runner:
             value = compute()
             self._at(step, "computed")
             result = outputs(value)
-            self._at(step, "before_write")
-            staged = self._stage(result, work)
+            staged = self._stage(step, result, work)
             self._at(step, "after_write")
             made = self._register(step, subject, parents, config, provenance, result, staged, job_id, meter)
             self._at(step, "committed")
@@ -335,10 +334,11 @@ class Runner:
         path = self.archive / row["path"]
         return path.is_file() and path.stat().st_size == row["bytes"]
 
-    def _stage(self, result: Outputs, work: Path) -> list[_Staged]:
+    def _stage(self, step: Step, result: Outputs, work: Path) -> list[_Staged]:
         """Write all files below the working folder."""
         staged = []
         try:
+            self._at(step, "before_write")
             for output in result.files:
                 folder = work / output.kind
                 folder.mkdir(parents=True)

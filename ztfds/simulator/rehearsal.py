@@ -85,12 +85,15 @@ class Rehearsal:
         Folder that keeps everything; what an earlier rehearsal left in it is removed.
     report : callable
         Called with each line of progress.
+    faults : bool
+        Make it a sandbox for drills, whose steps heed ``faults.json``.
     """
 
-    def __init__(self, size: str, home: Path, report: Report) -> None:
+    def __init__(self, size: str, home: Path, report: Report, *, faults: bool = False) -> None:
         if size not in SIZES:
             raise ConfigurationError(f"{size!r} is not a size of a rehearsal: {', '.join(SIZES)}")
         self.name, self.size, self.home, self._report = size, SIZES[size], Path(home).resolve(), report
+        self.faults = faults
         self.began = time.monotonic()
         self.plan = plan_of(self.size)
         self.summary = Summary(size, list(self.plan.dates))
@@ -150,7 +153,7 @@ class Rehearsal:
     def _start_services(self) -> State:
         """PostgreSQL, Kafka, Airflow and ingestd."""
         self.say("starting PostgreSQL, Kafka and Airflow")
-        settings = Settings(self.size.camera, self.size.config_set, str(self.catalogs), patience_s=60.0)
+        settings = Settings(self.size.camera, self.size.config_set, str(self.catalogs), 60.0, faults=self.faults)
         return stack.start(self.home, settings=settings, report=self.say)
 
     # -- the nights ----------------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ class Settings:
         How long ingestd waits for the other CCD files of an exposure after the first [s].
     dags : str
         Folder of DAG files, each named as its DAG; empty: the repository's.
+    faults : bool
+        A sandbox for drills: steps heed the faults in ``faults.json`` of the home folder.
     """
 
     camera: str = "ZTF"
@@ -67,6 +69,7 @@ class Settings:
     catalogs: str = ""
     patience_s: float = 60.0
     dags: str = ""
+    faults: bool = False
 
 
 @dataclass
@@ -136,6 +139,7 @@ class State:
             "catalogs": settings.catalogs or str(self.home / "catalogs"),
             "camera": settings.camera,
             "config": settings.config_set,
+            **({"faults": str(self.home / "faults.json")} if settings.faults else {}),
         }
 
     def save(self) -> None:

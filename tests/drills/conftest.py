@@ -1,0 +1,5 @@
+"""Fixtures of the tests of drills."""
+
+from embedded import database, postgres
+
+__all__ = ["database", "postgres"]
