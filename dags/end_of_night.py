@@ -1,8 +1,8 @@
 """end_of_night: one run for each night, when its manifest has come: account for every file, report, order references."""
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, get_current_context, task
-from ztfds_tasks import NIGHTLY, library
+from airflow.sdk import DAG, task
+from ztfds_tasks import NIGHTLY, library, nid_of_run, of_run
 
 PATIENCE_S = 2 * 3600
 
@@ -14,7 +14,7 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         from ztfds.operations import afternoon
 
         with library() as context:
-            afternoon.receive_manifest(context, get_current_context()["dag_run"].conf["manifest"])
+            afternoon.receive_manifest(context, of_run("manifest"))
 
     @task.sensor(mode="reschedule", poke_interval=3, exponential_backoff=True, max_wait=30, timeout=2 * PATIENCE_S)
     def settled() -> bool:
@@ -22,7 +22,7 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         from ztfds.operations import afternoon
 
         with library() as context:
-            return afternoon.settled(context, get_current_context()["dag_run"].conf["night"], PATIENCE_S)
+            return afternoon.settled(context, of_run("night"), PATIENCE_S)
 
     references = TriggerDagRunOperator(
         task_id="references",
@@ -36,19 +36,25 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
     def alerts() -> None:
         """Pack the night's public alert packets into one archive and keep it as a product."""
         from ztfds.operations.alertarchive import archive_alerts
-        from ztfds.survey.ids import nid_of_date
 
         with library() as context:
-            archive_alerts(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
+            archive_alerts(context, nid_of_run())
 
     @task
     def report() -> None:
         """Write the nightly summary and keep it as a product."""
         from ztfds.operations.report import write_report
-        from ztfds.survey.ids import nid_of_date
 
         with library() as context:
-            write_report(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
+            write_report(context, nid_of_run())
+
+    @task
+    def send() -> None:
+        """Tell people of the summary, by mail and webhook, where the settings name any."""
+        from ztfds.operations.report import send_report
+
+        with library() as context:
+            send_report(context, nid_of_run())
 
     @task
     def account() -> None:
@@ -56,13 +62,12 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         from airflow.sdk.exceptions import AirflowFailException
 
         from ztfds.operations import accountability
-        from ztfds.survey.ids import nid_of_date
 
         with library() as context:
-            result = accountability.account(context, nid_of_date(get_current_context()["dag_run"].conf["night"]))
-        if result.differences:
-            raise AirflowFailException("\n".join(result.differences))
+            differences = accountability.account(context, nid_of_run()).differences
+        if differences:
+            raise AirflowFailException("\n".join(differences))
 
-    complete = settled()
-    manifest() >> complete >> report() >> account()
+    complete, written = settled(), report()
+    manifest() >> complete >> written >> [account(), send()]
     complete >> [references, alerts()]

@@ -8,7 +8,17 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 ROOT = "/ztfds"
-PAGES = {"Tonight": "tonight", "Night reports": "reports", "References": "references", "Channels": "channels"}
+PAGES = {
+    "Tonight": "tonight",
+    "Alarms": "alarms",
+    "Night reports": "reports",
+    "References": "references",
+    "Channels": "channels",
+    "Day tasks": "day",
+    "Readiness": "readiness",
+    "Coverage": "coverage",
+    "Drills": "drills",
+}
 
 
 @lru_cache(maxsize=1)
@@ -29,7 +39,12 @@ def build() -> Any:
     from fastapi.responses import HTMLResponse, PlainTextResponse
 
     from ztfds.operations.pages import exposure as exposures
+    from ztfds.operations.pages.alarms import alarms_page, exposition
     from ztfds.operations.pages.channels import channels_page
+    from ztfds.operations.pages.coverage import coverage_page, coverage_picture
+    from ztfds.operations.pages.day import day_page
+    from ztfds.operations.pages.drills import drills_page
+    from ztfds.operations.pages.readiness import readiness_page
     from ztfds.operations.pages.references import references_page
     from ztfds.operations.pages.reports import report, reports_page
     from ztfds.operations.pages.tonight import tonight
@@ -80,6 +95,35 @@ def build() -> Any:
     @app.get("/channels", response_class=HTMLResponse)
     def channels() -> str:
         return channels_page(places()["dsn"])
+
+    @app.get("/day", response_class=HTMLResponse)
+    def day() -> str:
+        return day_page(places()["dsn"])
+
+    @app.get("/readiness", response_class=HTMLResponse)
+    def readiness() -> str:
+        return readiness_page(places()["dsn"])
+
+    @app.get("/coverage", response_class=HTMLResponse)
+    def coverage(nid: int | None = None) -> str:
+        return coverage_page(places()["dsn"], nid)
+
+    @app.get("/coverage/{which}/{nid}.png")
+    def coverage_map(which: str, nid: int) -> Response:
+        content = coverage_picture(places()["dsn"], Path(places()["archive"]), which, nid)
+        return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    @app.get("/alarms", response_class=HTMLResponse)
+    def alarms() -> str:
+        return alarms_page(places()["dsn"])
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> str:
+        return exposition(places()["dsn"])
+
+    @app.get("/drills", response_class=HTMLResponse)
+    def drills() -> str:
+        return drills_page(places()["dsn"])
 
     @app.get("/reports", response_class=HTMLResponse)
     def reports() -> str:

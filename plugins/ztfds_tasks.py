@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
 
 if TYPE_CHECKING:
     from ztfds.operations.context import Context
+    from ztfds.operations.day.outcomes import Outcome
 
 LIGHT = "light"
 """Pool of tasks that compute nothing: alerts and states must not wait for a core."""
@@ -71,6 +72,8 @@ def defaults(queue: str, weight: int) -> dict[str, Any]:
 REALTIME = defaults("realtime", 1000)
 NIGHTLY = defaults("realtime", 100)
 BULK = defaults("bulk", 10)
+DAY = {**defaults("bulk", 50), "pool": "day", "retries": 4, "execution_timeout": timedelta(hours=2)}
+"""Operators' day tasks: in a pool of their own, because some last for hours and must hold up neither images nor alerts."""
 
 
 def library_context() -> Context:
@@ -97,3 +100,45 @@ def library() -> Iterator[Context]:
         yield library_context()
     except NoWork as reason:
         raise AirflowSkipException(str(reason)) from reason
+
+
+def of_run(name: str) -> Any:
+    """What the configuration of the present run says, e.g. ``night`` or ``manifest``."""
+    from airflow.sdk import get_current_context
+
+    return get_current_context()["dag_run"].conf[name]
+
+
+def nid_of_run() -> int:
+    """Number of the night that the present run is about."""
+    from ztfds.survey.ids import nid_of_date
+
+    return nid_of_date(of_run("night"))
+
+
+def day_run(work: Callable[[Context, dict[str, Any]], Outcome], *, subject: str = "", task: str | None = None) -> str:
+    """Do a day task with the form of its run, keep its one line of outcome and return it; a failed outcome fails the task.
+
+    Parameters
+    ----------
+    work : callable
+        From the library's context and the form (Params of the run) to the outcome.
+    subject : str
+        Night (``YYYYMMDD``) it is about, if any.
+    task : str, optional
+        Name of the line of outcome; default that of the DAG.
+    """
+    from airflow.sdk import get_current_context
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from ztfds.operations.day.outcomes import settle
+
+    run = get_current_context()
+    name, form, ti = task or run["dag_run"].dag_id, dict(run["params"]), run["ti"]
+    with library() as context:
+        outcome = settle(
+            context.dsn, name, run["run_id"], lambda: work(context, form), subject=subject, attempt=ti.try_number
+        )
+    if outcome.state == "failed":
+        raise AirflowFailException(outcome.line)
+    return outcome.line

@@ -42,6 +42,9 @@ def services_start(
     config_set: Annotated[str | None, typer.Option(help="Set of step configurations: ztf or tiny.")] = None,
     catalogs: Annotated[Path | None, typer.Option(help="Folder of the static catalogs.")] = None,
     patience_s: Annotated[float | None, typer.Option(help="Wait for late CCD files of an exposure [s].")] = None,
+    webhook: Annotated[str | None, typer.Option(help="Address that is told of alarms and reports (POST of JSON).")] = None,
+    mail_to: Annotated[str | None, typer.Option(help="Who gets alarms and reports by mail, comma-separated.")] = None,
+    smtp: Annotated[str | None, typer.Option(help="Mail server, host:port.")] = None,
 ) -> None:
     """Start what does not run yet; options not given keep their last value. Calling it again is harmless."""
     from dataclasses import replace
@@ -57,6 +60,8 @@ def services_start(
         config_set=config_set or kept.config_set,
         catalogs=str(catalogs.resolve()) if catalogs else kept.catalogs,
         patience_s=kept.patience_s if patience_s is None else patience_s,
+        notify=kept.notify
+        | {k: v for k, v in (("webhook", webhook), ("mail_to", mail_to), ("smtp", smtp)) if v is not None},
     )
     state = stack.start(home, settings=settings, report=typer.echo)
     if before is None:
@@ -274,6 +279,30 @@ def restore(
     outcome = restore_backup(place, to, name)
     typer.echo(f"{outcome.state}: {outcome.line}")
     raise typer.Exit(int(outcome.state == "failed"))
+
+
+@app.command()
+def retention(
+    home: Home = DEFAULT_HOME,
+    change: Annotated[
+        Path | None, typer.Option("--set", help="JSON file with new rules; those that it does not name are the code's.")
+    ] = None,
+    author: Annotated[str, typer.Option(help="Who sets them.")] = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Show how long files are kept, or put new rules in force (preview their effect with the DAG `cleanup`, "only look")."""
+    import json
+
+    from ztfds.operations.day import cleanup
+
+    dsn = day_context(home).dsn
+    if change:
+        typer.echo(f"version {cleanup.set_rules(dsn, json.loads(change.read_text()), author, reason)} is in force")
+    rules, version = cleanup.rules(dsn)
+    typer.echo(f"rules version {version}")
+    for name, field in type(rules).model_fields.items():
+        value = getattr(rules, name)
+        typer.echo(f"  {name:<16}{'for ever' if value is None else value!s:<10} {field.description}")
 
 
 def day_context(home: Path, places: dict[str, str] | None = None) -> Context:

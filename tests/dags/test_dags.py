@@ -55,7 +55,7 @@ def test_parsing_imports_nothing_heavy(parsed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_dag_file_is_one_screen_and_imports_airflow_and_its_helpers_only(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 70
+    assert len(file.read_text().splitlines()) <= 75
     imported = set()
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Import):
@@ -73,7 +73,7 @@ def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -
             light = dag_id == "exposure" and task_id in ("received", "close")  # alerts that are ready wait for no core
             pool = airflow.DAY_POOL if dag_id not in WEIGHTS else airflow.LIGHT_POOL if light else airflow.POOL
             assert task["pool"] == pool, where
-            assert task["weight"] == WEIGHTS.get(dag_id, DAY_WEIGHT), where
+            assert task["weight"] == WEIGHTS[dag_id] if dag_id in WEIGHTS else DAY_WEIGHT <= task["weight"] < 100, where
             assert task["rule"] == "absolute", where
             assert task["queue"] == ("realtime" if dag_id in REALTIME else "bulk"), where
             assert task["policy"] == "ByConsequence", where
@@ -92,7 +92,7 @@ def test_the_night_is_reported_and_accounted_for_after_everything_has_settled(pa
     tasks = parsed["dags"]["end_of_night"]["tasks"]
     assert tasks["manifest"]["downstream"] == ["settled"]
     assert tasks["settled"]["downstream"] == ["alerts", "references", "report"]
-    assert tasks["report"]["downstream"] == ["account"]
+    assert tasks["report"]["downstream"] == ["account", "send"]
 
 
 def test_waiting_holds_no_slot(parsed: dict[str, Any]) -> None:

@@ -79,6 +79,8 @@ def drill(sandbox: Sandbox, contingency: Contingency, report: Report) -> DrillSc
         _await_end(sandbox, acted, score)
         _judge_files(sandbox, acted, score)
         _judge_alerts(sandbox, acted, score)
+        raised = sandbox.query("select distinct rule from alarms where last_seen > %s order by 1", (score.began,))
+        score.alarms = [row["rule"] for row in raised]
         score.problems += acted.problems
     except (ZtfdsError, AssertionError, OSError) as error:
         score.problems.append(f"{type(error).__name__}: {error}")

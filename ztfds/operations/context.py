@@ -10,6 +10,7 @@ from typing import Any
 
 from ztfds.config.sets import ConfigSet, named_set, set_for_camera, without_forced_photometry
 from ztfds.formats.catalogs import StaticCatalogs
+from ztfds.operations.watch.notify import Notifier
 from ztfds.registry.faults import FileFaults
 from ztfds.registry.runner import Runner, no_fault
 from ztfds.survey.camera import Camera, get_camera
@@ -67,7 +68,7 @@ class Context:
         places : mapping
             ``archive``, ``inbox``, ``catalogs`` (folders), ``camera`` (name) and, where it is not the camera's own,
             ``config`` (name of a set of settings); ``forced_photometry``: false switches it off; ``faults``: the file of
-            the faults of a drill (sandboxes only).
+            the faults of a drill (sandboxes only); ``webhook``, ``mail_to``, ``smtp``, ``mail_from``: who is told of things.
         kafka : mapping, optional
             librdkafka settings.
         fault : callable, optional
@@ -93,6 +94,11 @@ class Context:
     def catalog(self) -> StaticCatalogs:
         """The static catalogs."""
         return StaticCatalogs(self.catalogs)
+
+    @property
+    def notifier(self) -> Notifier:
+        """Who is told of what people must know."""
+        return Notifier.of(self.places)
 
     def runner(self, run_id: str | None = None, attempt: int = 1) -> Runner:
         """The runner of steps for one attempt of one task."""

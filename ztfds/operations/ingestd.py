@@ -372,6 +372,7 @@ def main(home: Path, camera: str, patience_s: float) -> None:
     """Watch the inbox of a home folder with the account that `ztfds services start` made, until SIGTERM or Ctrl-C."""
     from ztfds.operations.services.rest import AirflowApi
     from ztfds.operations.services.state import load
+    from ztfds.operations.watch.home import watch_of
     from ztfds.survey.camera import get_camera
 
     state = load(home)
@@ -380,5 +381,6 @@ def main(home: Path, camera: str, patience_s: float) -> None:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    threading.Thread(target=watch_of(state).run, args=(stopped,), name="watch", daemon=True).start()
     watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s)
     watch(watcher, AirflowApi(state.api_url, "ingestd", state.passwords["ingestd"]), stopped)

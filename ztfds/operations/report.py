@@ -21,6 +21,7 @@ from ztfds.operations.accountability import Account, account
 from ztfds.operations.context import Context
 from ztfds.registry import database
 from ztfds.survey import ids, names
+from ztfds.survey.errors import FilesMissing
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,30 @@ def write_report(context: Context, nid: int) -> Path:
         )
     logger.info("nightly report of %s: %s", report.night, path)
     return path
+
+
+def send_report(context: Context, nid: int) -> bool:
+    """Tell people of the report of a night: the text and, by mail, the page.
+
+    Returns
+    -------
+    bool
+        False where the settings name nobody.
+
+    Raises
+    ------
+    FilesMissing
+        The report has not been written.
+    ServiceDown
+        Mail server or webhook do not answer; try again.
+    """
+    night = ids.night_date(nid)
+    page = Path(context.archive) / names.depot_path(night, f"ztf_{night}_nightreport.html")
+    try:
+        html, text = page.read_text(), page.with_suffix(".txt").read_text()
+    except OSError as error:
+        raise FilesMissing(f"the report of night {night} is not there: {error}") from error
+    return context.notifier.tell(text.splitlines()[0], {"report": text}, html)
 
 
 def gather(context: Context, nid: int) -> Report:

@@ -43,6 +43,7 @@ DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night", "smoot
 
 POOL = "science"
 LIGHT_POOL, LIGHT_SLOTS = "light", 2
+DAY_POOL, DAY_SLOTS = "day", 2
 MOST_SLOTS = 4
 """The pool has one slot a core, at most so many."""
 
@@ -319,6 +320,7 @@ def ensure_ready(state: State, timeout_s: float = 180.0) -> None:
         client.warm()
         client.ensure_pool(POOL, slots())
         client.ensure_pool(LIGHT_POOL, LIGHT_SLOTS)
+        client.ensure_pool(DAY_POOL, DAY_SLOTS)
         if not supervise.wait_until(lambda: client.dags() >= wanted, timeout_s, pause_s=0.25):
             _, answer = client.call("GET", "/api/v2/importErrors")
             errors = [entry["stack_trace"] for entry in (answer or {}).get("import_errors", [])]

@@ -62,6 +62,8 @@ class Settings:
         Folder of DAG files, each named as its DAG; empty: the repository's.
     faults : bool
         A sandbox for drills: steps heed the faults in ``faults.json`` of the home folder.
+    notify : dict of str to str
+        Who is told of alarms and gets the nightly report: ``webhook``, ``mail_to``, ``smtp``, ``mail_from``.
     """
 
     camera: str = "ZTF"
@@ -70,6 +72,7 @@ class Settings:
     patience_s: float = 60.0
     dags: str = ""
     faults: bool = False
+    notify: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -139,6 +142,7 @@ class State:
             "catalogs": settings.catalogs or str(self.home / "catalogs"),
             "camera": settings.camera,
             "config": settings.config_set,
+            **settings.notify,
             **({"faults": str(self.home / "faults.json")} if settings.faults else {}),
         }
 
