@@ -22,7 +22,9 @@ def coverage_page(dsn: str, nid: int | None = None) -> str:
     with database.session(dsn):
         nights = database.fetch_all(dsn, _NIGHTS)
         if not nights:
-            return page("empty", title="Coverage", text="No coverage map has been made yet: the DAG coverage makes them.")
+            return page(
+                "empty", title="Coverage", text="No coverage map has been made yet: the DAG coverage makes them."
+            )
         nid = nid if nid is not None else nights[0]["nid"]
         row = next((night for night in nights if night["nid"] == nid), None)
         total = database.fetch_one(dsn, _TOTAL, (nid,))

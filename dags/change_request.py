@@ -1,0 +1,61 @@
+"""change_request: a proposed difference of settings is checked, rehearsed, shown to a person, and put in force if approved."""
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import DAG, Param, get_current_context, task
+from ztfds_tasks import DAY, library
+
+FORM = {
+    "purpose": Param("", type="string", minLength=5, title="Purpose", description="What it is to improve."),
+    "risk": Param("", type="string", minLength=3, title="Risk", description="What may go wrong, and how it would be seen."),
+    "settings": Param({}, type="object", title="Settings", description="Differences from those in force, nested: step, name, value."),
+    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+}  # fmt: skip
+
+with DAG(
+    "change_request",
+    description=__doc__,
+    params=FORM,
+    default_args=DAY,
+    max_active_runs=1,
+    tags=["by hand", "E7", "L6"],
+) as dag:
+
+    @task(do_xcom_push=True)
+    def propose() -> int:
+        """Check the differences and keep the proposal."""
+        from ztfds.operations.control import changes
+
+        with library() as context:
+            return changes.propose(context, get_current_context()["params"])[0]
+
+    @task(do_xcom_push=True, retries=0)
+    def rehearse(change_id: int) -> str:
+        """The standard night of the tiny camera, scored against its truth, with the settings in force and with the change."""
+        from ztfds.operations.control import changes
+        from ztfds.simulator.validation import before_and_after
+
+        form = get_current_context()["params"]
+        with library() as context:
+            home, now = context.archive.parent / "rehearsal", changes.accumulated(context.dsn)
+            both = before_and_after(home, now, form["settings"], print)
+            return changes.note_validation(context.dsn, change_id, *both)
+
+    approve = HITLOperator(
+        task_id="approve",
+        subject="Put change {{ ti.xcom_pull(task_ids='propose') }} in force?",
+        body="{{ params.purpose }}\n\nRisk: {{ params.risk }}\n\n{{ ti.xcom_pull(task_ids='rehearse') }}",
+        options=["Approve", "Reject"],
+    )
+
+    @task(do_xcom_push=True, trigger_rule="all_done")
+    def decide(change_id: int) -> str:
+        """Put it in force if it was approved, else reject it."""
+        from ztfds.operations.control import changes
+
+        answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
+        who = (answer.get("responded_by_user") or {}).get("name") or "nobody"
+        with library() as context:
+            return changes.decide(context, change_id, answer.get("chosen_options") == ["Approve"], who)
+
+    number = propose()
+    rehearse(number) >> approve >> decide(number)

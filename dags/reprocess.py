@@ -1,0 +1,53 @@
+"""reprocess: an operator's form; counts what a request would make and replace, asks for approval, files it and starts the work."""
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Param, get_current_context, task
+from ztfds_tasks import DAY, library
+
+NUMBERS = {"type": "array", "items": {"type": "integer"}}
+FORM = {
+    "nights": Param([], type="array", items={"type": "string"}, minItems=1, title="Nights", description="UT dates YYYYMMDD, one a line."),
+    "fields": Param([], **NUMBERS, title="Fields", description="One a line; none: all."),
+    "rcids": Param([], **NUMBERS, title="Readout channels", description="0 to 63; whole CCDs are made again. None: all."),
+    "fids": Param([], **NUMBERS, title="Filters", description="1 g, 2 r, 3 i; none: all."),
+    "steps": Param(
+        ["science", "difference"],
+        type="array",
+        items={"type": "string", "enum": ["science", "difference"]},
+        title="Make again",
+        description="science: calibrated images (P2, P5); difference: difference images and candidates (P6).",
+    ),
+    "settings": Param({}, type="object", title="Settings", description="Differences from those in force, nested: step, name, value."),
+    "resend": Param(False, type="boolean", title="Send alerts", description="Alerts of the new candidates, under new numbers."),
+    "priority": Param(5, type="integer", minimum=1, maximum=9, title="Priority", description="1 first; real-time work comes before."),
+    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "reason": Param("", type="string", minLength=5, title="Why", description="Kept with the request."),
+}  # fmt: skip
+
+with DAG("reprocess", description=__doc__, params=FORM, default_args=DAY, tags=["by hand", "D8"]) as dag:
+
+    @task(do_xcom_push=True)
+    def preview() -> str:
+        """Check the form and count: files, products replaced, bytes, CPU time."""
+        from ztfds.operations.control import reprocessing
+
+        with library() as context:
+            return reprocessing.preview_in_words(context, get_current_context()["params"])
+
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Process this again?",
+        body="{{ ti.xcom_pull(task_ids='preview') }}",
+    )
+
+    @task(do_xcom_push=True)
+    def file() -> str:
+        """Put the request among those that wait."""
+        from ztfds.operations.control import reprocessing
+
+        with library() as context:
+            return reprocessing.file_request(context, get_current_context()["params"])[1]
+
+    start = TriggerDagRunOperator(task_id="start", trigger_dag_id="reprocess_work")
+    preview() >> approve >> file() >> start
