@@ -59,7 +59,7 @@ test: setup browser lint  ## all the tests, with real PostgreSQL, Kafka and Airf
 	@echo "== tests"
 	@.venv/bin/pytest $(PYTEST_ARGS)
 
-bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, photutils, ... on full-size scenes (half an hour)
+bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, SWarp, hotpants, ... on full-size scenes (three quarters of an hour)
 	@echo "== dependencies and tools"
 	@UV_PROJECT_ENVIRONMENT=var/bench/venv $(UV) sync --quiet --locked --no-default-groups --group bench
 	@var/bench/venv/bin/python -m benchmarks.tools.install

@@ -9,7 +9,6 @@ full-size difference images. CPU seconds of this process and, for the database, 
 from __future__ import annotations
 
 import argparse
-import gzip
 import io
 import os
 import shutil
@@ -27,12 +26,13 @@ import psycopg2
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from benchmarks.packets import JD0, arguments, by_hand
 from ztfds.alerts.forced import measure
 from ztfds.alerts.history import select_history
 from ztfds.alerts.packet import build_packet
 from ztfds.astrometry.tpv import Distortion
 from ztfds.config.alerts import AlertConfig, ForcedConfig
-from ztfds.formats.alertschema import CANDIDATE, FP_HIST, PRV_CANDIDATE, alert_schema, fields
+from ztfds.formats.alertschema import alert_schema
 from ztfds.formats.images import read_image, write_image
 from ztfds.formats.sections import open_sections
 from ztfds.operations.postgres import EmbeddedPostgres
@@ -44,7 +44,6 @@ from ztfds.survey import ids
 from ztfds.survey.camera import ZTF
 from ztfds.survey.fields import all_fields, separation_deg
 
-JD0 = 2458849.7
 NIGHTS, VISITS = 30, 2
 FULL_NIGHT, FULL_AREA_DEG2 = 1_000_000, 15_000.0
 """Candidates of a real night, and the sky that it covers."""
@@ -302,52 +301,13 @@ def history(per_night: int, survey_nights: int, quadrants: int) -> None:
 # -- packets -----------------------------------------------------------------------------------------------------------
 
 
-def _row(record: str, rng: np.random.Generator, **known: Any) -> dict[str, Any]:
-    """A row with a value in every field of a record."""
-    filler = {"float": 18.125 + rng.random(), "double": 150.5, "int": 3, "long": 1095302505615, "string": "text"}
-    return {**{f.name: filler[f.kind] for f in fields()[record]}, **known}
-
-
-def _alerts(number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Arguments of `build_packet` as they come from a quadrant: 41 rows of history and 20 of forced photometry each."""
-    made = []
-    for k in range(number):
-        pid = ids.pid(JD0 + 29.3, 20)
-        stamps = tuple(rng.normal(150, 8, (63, 63)).astype(np.float32) for _ in range(3))
-        facts = {"pid": pid, "candid": ids.candid(pid, True, k), "jd": JD0 + 29.3, "programid": 1, "isdiffpos": "t"}
-        past = [_row(PRV_CANDIDATE, rng, programid=1, jd=JD0 + 0.7 * j) for j in range(41)]
-        forced = [_row(FP_HIST, rng, programid=1, jd=JD0 + 1.4 * j) for j in range(20)]
-        made.append({"candidate": _row(CANDIDATE, rng), "facts": facts, "objectid": "ZTF20aaaaaaa",
-                     "prv_candidates": past, "fp_hists": forced, "cutouts": stamps})  # fmt: skip
-    return made
-
-
-def _by_hand(alert: dict[str, Any], schema: Any) -> bytes:
-    """The same packet by astropy's FITS, gzip of the standard library and fastavro."""
-    record = {
-        "schemavsn": "4.02",
-        "publisher": "ztfds",
-        "objectId": alert["objectid"],
-        "candid": alert["facts"]["candid"],
-    }
-    record |= {"candidate": alert["candidate"] | alert["facts"], "prv_candidates": alert["prv_candidates"]}
-    record["fp_hists"] = alert["fp_hists"]
-    for key, pixels in zip(("cutoutScience", "cutoutTemplate", "cutoutDifference"), alert["cutouts"], strict=True):
-        stamp = io.BytesIO()
-        fits.PrimaryHDU(pixels, fits.Header({"BUNIT": "DN"})).writeto(stamp)
-        record[key] = {"fileName": "x.fits.gz", "stampData": gzip.compress(stamp.getvalue())}
-    content = io.BytesIO()
-    fastavro.writer(content, schema, [record])
-    return content.getvalue()
-
-
 def packets(number: int = 60) -> None:
     """Complete packets per second of CPU, ours and by hand in turns."""
     rng, schema = np.random.default_rng(1001), fastavro.parse_schema(alert_schema())
-    alerts, config = _alerts(number, rng), AlertConfig()
+    alerts, config = arguments(number, rng), AlertConfig()
     ways: dict[str, Callable[[dict[str, Any]], bytes]] = {
         "ztfds": lambda alert: build_packet(**alert, config=config).content,
-        "astropy + gzip + fastavro": lambda alert: _by_hand(alert, schema),
+        "astropy + gzip + fastavro": lambda alert: by_hand(alert, schema),
     }
     spent: dict[str, list[float]] = {name: [] for name in ways}
     sizes: dict[str, int] = {}

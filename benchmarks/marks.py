@@ -80,58 +80,62 @@ class Mark:
     shown: str = "{:.2f}"
 
 
-def _most(quiet: float, plane: float) -> Callable[[Results, float], bool]:
+def most(quiet: float, plane: float) -> Callable[[Results, float], bool]:
+    """At most so much, of either sign."""
     return lambda r, v: abs(v) <= (quiet if r.field == "quiet" else plane)
 
 
-def _least(quiet: float, plane: float) -> Callable[[Results, float], bool]:
+def least(quiet: float, plane: float) -> Callable[[Results, float], bool]:
+    """At least so much."""
     return lambda r, v: v >= (quiet if r.field == "quiet" else plane)
 
 
-def _within(quiet: tuple[float, float], plane: tuple[float, float]) -> Callable[[Results, float], bool]:
+def within(quiet: tuple[float, float], plane: tuple[float, float]) -> Callable[[Results, float], bool]:
+    """Between two numbers."""
     return lambda r, v: (quiet if r.field == "quiet" else plane)[0] <= v <= (quiet if r.field == "quiet" else plane)[1]
 
 
-def _accuracy(step: str, name: str) -> Callable[[Results], float]:
+def accuracy_of(step: str, name: str) -> Callable[[Results], float]:
+    """One of our numbers of accuracy."""
     return lambda r: r.number(step, name)
 
 
 MARKS = (
-    Mark("P2 + P5, reading and writing, CPU s", lambda r: r.cost("whole chain"), _most(2.0, 12.0), ("≤ 2.0", "≤ 12")),
-    Mark("peak memory, MB", lambda r: r.cost("whole chain", what="peak_mb"), _most(1000, 1300), ("≤ 1000", "≤ 1300"), "{:.0f}"),
-    Mark(f"times faster than {CHAIN}, trails masked", Results.chain_ratio, _least(14, 8), ("≥ 14", "≥ 8"), "{:.1f}"),
-    Mark("bright-star scatter, S/N > 300, %", _accuracy(PHOTOMETRY, "bright_scatter_percent"),
-         lambda r, v: _most(0.41, 0.69)(r, v) and v <= r.number(PHOTOMETRY, "bright_scatter_percent", PSFEX),
+    Mark("P2 + P5, reading and writing, CPU s", lambda r: r.cost("whole chain"), most(2.0, 12.0), ("≤ 2.0", "≤ 12")),
+    Mark("peak memory, MB", lambda r: r.cost("whole chain", what="peak_mb"), most(1000, 1300), ("≤ 1000", "≤ 1300"), "{:.0f}"),
+    Mark(f"times faster than {CHAIN}, trails masked", Results.chain_ratio, least(14, 8), ("≥ 14", "≥ 8"), "{:.1f}"),
+    Mark("bright-star scatter, S/N > 300, %", accuracy_of(PHOTOMETRY, "bright_scatter_percent"),
+         lambda r, v: most(0.41, 0.69)(r, v) and v <= r.number(PHOTOMETRY, "bright_scatter_percent", PSFEX),
          ("≤ PSFEx's, ≤ 0.41", "≤ PSFEx's, ≤ 0.69")),
     Mark("radiation-hit tracks found, %", lambda r: 100 * r.number(HITS, "tracks_found"),
          lambda r, v: v >= 100 * r.number(HITS, "tracks_found", SCRAPPY), ("≥ astroscrappy's", "≥ astroscrappy's"), "{:.1f}"),
-    Mark("false pixels on stars", _accuracy(HITS, "false_px_on_stars"),
+    Mark("false pixels on stars", accuracy_of(HITS, "false_px_on_stars"),
          lambda r, v: v <= r.number(HITS, "false_px_on_stars", SCRAPPY), ("≤ astroscrappy's", "≤ astroscrappy's"), "{:.0f}"),
-    Mark("astrometry, systematic floor per axis, mas", _accuracy("astrometry", "floor_mas"), _most(15, 20), ("≤ 15", "≤ 20"), "{:.1f}"),
-    Mark("PSF photometry, bias at S/N > 50, mmag", _accuracy(PHOTOMETRY, "flux_bias_mmag"), _most(3, 10), ("< 3", "< 10 isolated"),
+    Mark("astrometry, systematic floor per axis, mas", accuracy_of("astrometry", "floor_mas"), most(15, 20), ("≤ 15", "≤ 20"), "{:.1f}"),
+    Mark("PSF photometry, bias at S/N > 50, mmag", accuracy_of(PHOTOMETRY, "flux_bias_mmag"), most(3, 10), ("< 3", "< 10 isolated"),
          "{:+.1f}"),
-    Mark("PSF photometry, pull width", _accuracy(PHOTOMETRY, "pull_width"), _within((0.95, 1.10), (0.9, 1.3)),
+    Mark("PSF photometry, pull width", accuracy_of(PHOTOMETRY, "pull_width"), within((0.95, 1.10), (0.9, 1.3)),
          ("0.95 to 1.10", "0.9 to 1.3")),
-    Mark("completeness at S/N 5, %", lambda r: 100 * r.number(PHOTOMETRY, "complete_snr5"), _least(90, 0), ("≥ 90", ""), "{:.1f}"),
-    Mark("completeness at S/N 10, %", lambda r: 100 * r.number(PHOTOMETRY, "complete_snr10"), _least(99, 0), ("≥ 99", ""), "{:.1f}"),
-    Mark("spurious at S/N > 5, %", lambda r: 100 * r.number(PHOTOMETRY, "spurious"), _most(2, 100), ("≤ 2", ""), "{:.1f}"),
-    Mark("magnitude bins in which another tool is more complete", lambda r: float(len(r.beaten_at())), _most(100, 0), ("", "none"),
+    Mark("completeness at S/N 5, %", lambda r: 100 * r.number(PHOTOMETRY, "complete_snr5"), least(90, 0), ("≥ 90", ""), "{:.1f}"),
+    Mark("completeness at S/N 10, %", lambda r: 100 * r.number(PHOTOMETRY, "complete_snr10"), least(99, 0), ("≥ 99", ""), "{:.1f}"),
+    Mark("spurious at S/N > 5, %", lambda r: 100 * r.number(PHOTOMETRY, "spurious"), most(2, 100), ("≤ 2", ""), "{:.1f}"),
+    Mark("magnitude bins in which another tool is more complete", lambda r: float(len(r.beaten_at())), most(100, 0), ("", "none"),
          "{:.0f}"),
-    Mark("zero point, error, mmag", _accuracy("whole chain", "zp_error_mmag"), _most(3, 6), ("≤ 3", "≤ 6"), "{:+.1f}"),
-    Mark("bias of 20, times faster than ccdproc", lambda r: r.ratio("bias of 20", "ccdproc"), _least(10, 10), ("≥ 10", ""), "{:.1f}"),
-    Mark("bias of 20, noise over ideal", _accuracy("bias of 20", "noise_over_ideal"), _most(1.02, 1.02), ("≤ 1.02", ""), "{:.3f}"),
-    Mark("bias of 20, planted outliers let through", _accuracy("bias of 20", "got_through"), _most(0, 0), ("none", ""), "{:.0f}"),
-    Mark("flat of 20, times faster than ccdproc", lambda r: r.ratio("flat of 20", "ccdproc"), _least(10, 10), ("≥ 10", ""), "{:.1f}"),
-    Mark("flat of 20, noise over ideal", _accuracy("flat of 20", "noise_over_ideal"), _most(1.02, 1.02), ("≤ 1.02", ""), "{:.3f}"),
-    Mark("flat of 20, planted outliers let through", _accuracy("flat of 20", "got_through"), _most(0, 0), ("none", ""), "{:.0f}"),
+    Mark("zero point, error, mmag", accuracy_of("whole chain", "zp_error_mmag"), most(3, 6), ("≤ 3", "≤ 6"), "{:+.1f}"),
+    Mark("bias of 20, times faster than ccdproc", lambda r: r.ratio("bias of 20", "ccdproc"), least(10, 10), ("≥ 10", ""), "{:.1f}"),
+    Mark("bias of 20, noise over ideal", accuracy_of("bias of 20", "noise_over_ideal"), most(1.02, 1.02), ("≤ 1.02", ""), "{:.3f}"),
+    Mark("bias of 20, planted outliers let through", accuracy_of("bias of 20", "got_through"), most(0, 0), ("none", ""), "{:.0f}"),
+    Mark("flat of 20, times faster than ccdproc", lambda r: r.ratio("flat of 20", "ccdproc"), least(10, 10), ("≥ 10", ""), "{:.1f}"),
+    Mark("flat of 20, noise over ideal", accuracy_of("flat of 20", "noise_over_ideal"), most(1.02, 1.02), ("≤ 1.02", ""), "{:.3f}"),
+    Mark("flat of 20, planted outliers let through", accuracy_of("flat of 20", "got_through"), most(0, 0), ("none", ""), "{:.0f}"),
 )  # fmt: skip
 
 
-def lines(entries: Sequence[Entry]) -> list[str]:
-    """A Markdown table of all marks."""
+def lines(entries: Sequence[Entry], wanted: Sequence[Mark] = MARKS) -> list[str]:
+    """A Markdown table of marks."""
     results = [Results(entries, field) for field in ("quiet", "plane")]
     out = ["| mark | quiet | | plane | |", "|---|---|---|---|---|"]
-    for mark in MARKS:
+    for mark in wanted:
         cells = [
             cell for result, limit in zip(results, mark.limits, strict=True) for cell in _cells(mark, result, limit)
         ]

@@ -19,7 +19,8 @@ from unittest import mock
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.scenes import CATALOG_MARGIN_DEG, JUDGES, BenchScene, Truth, load, plan_of
+from benchmarks.rows import JUDGES
+from benchmarks.scenes import CATALOG_MARGIN_DEG, BenchScene, Truth, load, plan_of
 from ztfds.config.detrend import MaskConfig
 from ztfds.detrend.apply import detrend
 from ztfds.kernels import lines

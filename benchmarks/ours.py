@@ -22,6 +22,7 @@ from ztfds.formats.catalogs import StaticCatalogs
 from ztfds.formats.images import read_image, write_image
 from ztfds.formats.raw import read_raw
 from ztfds.operations import storage
+from ztfds.operations.memory import keep_freed_memory
 from ztfds.photometry import apertures, background, measure, zeropoint
 from ztfds.science import run as science
 from ztfds.science.masks import mask_artifacts
@@ -212,6 +213,7 @@ def chain(job: Job) -> Work:
     calibration = _calibration_files(scene, folder)
     catalogs, config = StaticCatalogs(scene.catalogs), scene.config
     products = folder / "products"
+    keep_freed_memory()  # as every worker does
 
     def work() -> Result:
         watch = Stopwatch()

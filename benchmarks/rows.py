@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +17,15 @@ from benchmarks.measure import Stopwatch
 from benchmarks.tools import astromatic, pythonic
 
 if TYPE_CHECKING:  # see benchmarks.inputs
+    from benchmarks.difference.inputs import PairInputs
+    from benchmarks.difference.pairs import Pair
     from benchmarks.scenes import BenchScene
 
 Result = dict[str, Any]
 Work = Callable[[], Result]
 BOTH, QUIET = ("quiet", "plane"), ("quiet",)
+JUDGES = {"quiet": "quiet-1001", "plane": "plane-1001"}
+"""Scenes that judge; seeds below 1000 are for tuning."""
 N_PLANTED = 4000
 PLANTED_DN = (60.0, 20000.0)
 
@@ -52,6 +56,18 @@ class Job:
         return self.inputs.scene
 
     @cached_property
+    def pair_inputs(self) -> PairInputs:
+        """Inputs of subtraction tools, of rows that work on pairs."""
+        from benchmarks.difference.inputs import pair_inputs
+
+        return pair_inputs(self.name)
+
+    @property
+    def pair(self) -> Pair:
+        """The pair."""
+        return self.pair_inputs.pair
+
+    @cached_property
     def sources(self) -> accuracy.SourceTruth:
         """True sources, for judging."""
         return accuracy.SourceTruth(self.inputs)
@@ -76,6 +92,8 @@ class Row:
         The work is done by programs of their own: memory is theirs.
     note : str
         What the reader must know.
+    judges : dict
+        Scene, or pair of images, that it is judged on in each field.
     """
 
     step: str
@@ -86,6 +104,7 @@ class Row:
     needs: tuple[str, ...] = ()
     external: bool = False
     note: str = ""
+    judges: dict[str, str] = field(default_factory=lambda: JUDGES)
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------
@@ -289,9 +308,14 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 
+def all_rows() -> tuple[Row, ...]:
+    """These rows, and those of references, differences and alerts."""
+    return (*ROWS, *import_module("benchmarks.difference.rows").ROWS)
+
+
 def find(step: str, tool: str) -> Row:
     """The row of a step and a tool; raise `LookupError` without one."""
-    for row in ROWS:
+    for row in all_rows():
         if (row.step, row.tool) == (step, tool):
             return row
     raise LookupError(f"no row {step!r} by {tool!r}")

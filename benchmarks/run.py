@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ours, table
+from benchmarks.difference import pairs
+from benchmarks.difference.inputs import pair_inputs
 from benchmarks.inputs import step_inputs
 from benchmarks.measure import run_row
-from benchmarks.rows import ROWS, Job, Row
-from benchmarks.scenes import JUDGES, frames, load
+from benchmarks.rows import BOTH, JUDGES, Job, Row, all_rows
+from benchmarks.scenes import frames, load
 from benchmarks.tools.install import missing
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -34,8 +36,8 @@ TIMEOUT_S = 1800.0
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="this step only; part of its name will do")
-    parser.add_argument("--tool", help="this tool only; part of its name will do")
+    parser.add_argument("--only", help="this step only; part of its name will do, =NAME is this name alone")
+    parser.add_argument("--tool", help="this tool only; part of its name will do, =NAME is this name alone")
     parser.add_argument("--field", choices=("quiet", "plane"), help="this kind of scene only")
     parser.add_argument("--scene", help="another scene, e.g. quiet-1 for tuning; its results are printed and not kept")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="CPU to measure on")
@@ -55,14 +57,20 @@ def machine() -> str:
 
 def chosen(options: argparse.Namespace) -> Iterator[tuple[Row, str]]:
     """Rows and scenes that are asked for; all of one step and scene together, so that they see the same machine."""
-    fields = [options.field] if options.field else list(JUDGES)
+    fields = [options.field] if options.field else list(BOTH)
     if options.scene:
         fields = [options.scene.partition("-")[0]]
     for field in fields:
-        for row in ROWS:
-            wanted = options.only is None or options.only.lower() in row.step.lower()
-            if wanted and (options.tool is None or options.tool.lower() in row.tool.lower()) and field in row.fields:
-                yield row, options.scene or JUDGES[field]
+        for row in all_rows():
+            if field in row.fields and _named(options.only, row.step) and _named(options.tool, row.tool):
+                yield row, options.scene or row.judges[field]
+
+
+def _named(wanted: str | None, name: str) -> bool:
+    """Whether a step or tool is asked for; ``=ZOGY`` is ZOGY alone, not PyZOGY."""
+    if wanted is None:
+        return True
+    return wanted[1:] == name if wanted.startswith("=") else wanted.lower() in name.lower()
 
 
 def measured(row: Row, scene: str, core: int) -> dict[str, Any]:
@@ -74,9 +82,9 @@ def measured(row: Row, scene: str, core: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ztfds-bench-") as folder:
         try:
             usage, result = run_row(row.step, row.tool, scene, Path(folder), core, TIMEOUT_S)
-        except (RuntimeError, OSError) as error:
-            return entry | {"skipped": f"failed: {error}"}
-        numbers = row.judge(Job(scene, Path(folder)), result)
+            numbers = row.judge(Job(scene, Path(folder)), result)
+        except Exception as error:  # whatever a tool or its result is like, the other rows are measured
+            return entry | {"skipped": f"failed: {type(error).__name__}: {error}"}
         accuracy = {k: v for k, v in numbers.items() if not isinstance(v, float) or math.isfinite(v)}
     return entry | {
         "cpu_s": round(usage.cpu_s, 4),
@@ -104,20 +112,26 @@ def told(entry: dict[str, Any]) -> str:
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Old entries replaced by new ones of the same step, tool and field, in the order of the table."""
     kept = {(e["step"], e["tool"], e["field"]): e for e in [*old, *new]}
-    order = [(row.step, row.tool, field) for field in JUDGES for row in ROWS if field in row.fields]
+    order = [(row.step, row.tool, field) for field in BOTH for row in all_rows() if field in row.fields]
     return [kept[key] for key in order if key in kept]
 
 
-def made_ready(pairs: list[tuple[Row, str]]) -> None:
-    """Scenes, frames and catalogs that the rows start from, before anything is measured."""
-    for scene in sorted({scene for _, scene in pairs}):
+def made_ready(rows: list[tuple[Row, str]]) -> None:
+    """Scenes, frames, catalogs and pairs that the rows start from, before anything is measured."""
+    for scene in sorted({scene for row, scene in rows if row.judges is JUDGES}):
         made, inputs = load(scene), step_inputs(scene)
-        steps = {row.step for row, name in pairs if name == scene}
+        steps = {row.step for row, name in rows if name == scene and row.judges is JUDGES}
         for kind in ("bias", "flat"):
             if f"{kind} of 20" in steps:
                 frames(made, kind)
         if steps & {"astrometry", "zero point"}:
             ours.keep_catalogs(inputs)
+    for name in sorted({name for row, name in rows if row.judges is not JUDGES}):
+        try:
+            pairs.load(name)
+            pair_inputs(name)
+        except Exception as error:  # its rows will fail and say so; the others are measured
+            print(f"pair {name} cannot be made: {type(error).__name__}: {error}", flush=True)
 
 
 def main() -> None:

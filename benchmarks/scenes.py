@@ -46,7 +46,6 @@ from ztfds.survey.detector import GAIN_E_PER_DN, READ_NOISE_E
 
 ROOT = Path(__file__).resolve().parents[1] / "var" / "bench"
 NAMES = ("quiet-1", "plane-1", "quiet-1001", "plane-1001")
-JUDGES = {"quiet": "quiet-1001", "plane": "plane-1001"}
 DATE = "20200917"
 """A night of new moon."""
 CCDID = CCD.ccdids[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import marks
+from benchmarks.difference import marks as difference
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -56,6 +57,7 @@ WORDS["whole chain"] = (
     ("floor_mas", "WCS {:.1f} mas"),
     ("calibrated_error_mmag", "calibrated magnitudes {:+.1f} mmag"),
 )
+WORDS |= difference.WORDS
 
 
 def accuracy(entry: Entry) -> str:
@@ -127,6 +129,7 @@ def text(entries: Sequence[Entry]) -> str:
         "an otherwise idle machine" if busy < 1.5 else f"a **busy machine** (load up to {busy:.1f}): trust ratios only"
     )
     lines = [f"Measured {when} on {timed[-1]['machine']}, {state}.", "", "### Marks", "", *marks.lines(entries)]
+    lines += ["", "### Marks of references, differences and alerts", "", *marks.lines(entries, difference.MARKS)]
     for field, title in (
         ("quiet", "Quiet field, some 3,000 sources"),
         ("plane", "Galactic plane, some 60,000 sources"),

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param, get_current_context, task
+from ztfds_deadline import due
 from ztfds_tasks import DAY, day_run
 
 FORM = {
@@ -34,6 +35,7 @@ with DAG(
     schedule="30 18 * * *",
     params=FORM,
     default_args={**DAY, "execution_timeout": timedelta(hours=12)},
+    deadline=due(13),
     max_active_runs=1,
     tags=["day", "D12"],
 ) as dag:
@@ -56,6 +58,6 @@ with DAG(
         day = run["dag_run"].run_after
         if run["params"]["prove"] == "no" or (run["params"]["prove"] == "sundays" and day.weekday() != 6):
             raise AirflowSkipException("it is not Sunday")
-        return day_run(lambda context, form: prove_backup(context, share=form["share"]), task="backup proof")
+        return day_run(lambda context, form: prove_backup(context, share=form["share"]), part="proof")
 
     back_up() >> prove()

@@ -1,6 +1,7 @@
 """cleanup: every morning, disks by the declared rules; nothing goes whose content was not verified elsewhere just before."""
 
 from airflow.sdk import DAG, Param, get_current_context, task
+from ztfds_deadline import due
 from ztfds_tasks import DAY, day_run
 
 FORM = {
@@ -18,6 +19,7 @@ with DAG(
     schedule="0 16 * * *",
     params=FORM,
     default_args=DAY,
+    deadline=due(3),
     max_active_runs=1,
     tags=["day", "D4", "V12"],
 ) as dag:

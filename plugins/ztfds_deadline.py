@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -42,6 +42,37 @@ async def report_late(context: dict[str, Any], **_: Any) -> str:
     log.warning(line)
     await asyncio.to_thread(_mail, line)
     return line
+
+
+def due(hours: float) -> Any:
+    """A deadline of a day task: so long after its run was queued its line of outcome must be there."""
+    from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+
+    interval, callback = timedelta(hours=hours), AsyncCallback(report_overdue)
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=interval, callback=callback, name="day task"
+    )
+
+
+async def report_overdue(context: dict[str, Any], **_: Any) -> str:
+    """Say that a day task is overdue: as its line of outcome, in the log, and by mail where that is set up."""
+    run = context["dag_run"]
+    line = f"{run['dag_id']} is overdue: not finished by {context['deadline']['deadline_time']}"
+    log.warning(line)
+    await asyncio.to_thread(_note_overdue, run["dag_id"], f"{run['dag_run_id']} (overdue)", line)
+    await asyncio.to_thread(_mail, line)
+    return line
+
+
+def _note_overdue(dag_id: str, run_id: str, line: str) -> None:
+    """Keep the line among the outcomes."""
+    from datetime import UTC
+
+    from ztfds_tasks import library_context
+
+    from ztfds.operations.day.outcomes import Outcome, keep
+
+    keep(library_context().dsn, dag_id, run_id, Outcome("failed", line), started=datetime.now(UTC))
 
 
 def _note(exposure: str, conf: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ PAGES = {
     "Day tasks": "day",
     "Readiness": "readiness",
     "Coverage": "coverage",
+    "Reprocessing": "reprocessing",
+    "Changes": "changes",
     "Drills": "drills",
 }
 
@@ -40,13 +42,15 @@ def build() -> Any:
 
     from ztfds.operations.pages import exposure as exposures
     from ztfds.operations.pages.alarms import alarms_page, exposition
+    from ztfds.operations.pages.changes import changes_page
     from ztfds.operations.pages.channels import channels_page
     from ztfds.operations.pages.coverage import coverage_page, coverage_picture
     from ztfds.operations.pages.day import day_page
     from ztfds.operations.pages.drills import drills_page
     from ztfds.operations.pages.readiness import readiness_page
-    from ztfds.operations.pages.references import references_page
+    from ztfds.operations.pages.references import reference_page, references_page
     from ztfds.operations.pages.reports import report, reports_page
+    from ztfds.operations.pages.reprocessing import reprocessing_page, request_page
     from ztfds.operations.pages.tonight import tonight
     from ztfds.survey.camera import get_camera
     from ztfds.survey.errors import FilesMissing, ServiceDown, ZtfdsError
@@ -92,6 +96,10 @@ def build() -> Any:
     def references() -> str:
         return references_page(places()["dsn"])
 
+    @app.get("/reference/{reference_id}", response_class=HTMLResponse)
+    def one_reference(reference_id: int) -> str:
+        return reference_page(places()["dsn"], reference_id)
+
     @app.get("/channels", response_class=HTMLResponse)
     def channels() -> str:
         return channels_page(places()["dsn"])
@@ -120,6 +128,18 @@ def build() -> Any:
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> str:
         return exposition(places()["dsn"])
+
+    @app.get("/reprocessing", response_class=HTMLResponse)
+    def reprocessing() -> str:
+        return reprocessing_page(places()["dsn"])
+
+    @app.get("/reprocessing/{request_id}", response_class=HTMLResponse)
+    def one_request(request_id: int) -> str:
+        return request_page(places()["dsn"], request_id)
+
+    @app.get("/changes", response_class=HTMLResponse)
+    def changes() -> str:
+        return changes_page(places()["dsn"])
 
     @app.get("/drills", response_class=HTMLResponse)
     def drills() -> str:

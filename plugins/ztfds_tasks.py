@@ -77,16 +77,19 @@ DAY = {**defaults("bulk", 50), "pool": "day", "retries": 4, "execution_timeout":
 
 
 def library_context() -> Context:
-    """Build the library's context from the Connections ztfds_postgres, ztfds_archive and ztfds_kafka."""
+    """Build the library's context from the Connections ztfds_postgres, ztfds_archive and ztfds_kafka, with approved settings."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
     from airflow.sdk import Connection
 
     from ztfds.operations.context import Context
+    from ztfds.operations.control.changes import in_force
+    from ztfds.operations.memory import keep_freed_memory
 
+    keep_freed_memory()
     places = Connection.get("ztfds_archive").extra_dejson
     kafka = Connection.get("ztfds_kafka").extra_dejson
     uri = PostgresHook("ztfds_postgres").get_uri()  # names SQLAlchemy's driver, which libpq does not know
-    return Context.build(f"postgresql://{uri.split('://', 1)[1]}", places, kafka)
+    return in_force(Context.build(f"postgresql://{uri.split('://', 1)[1]}", places, kafka))
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def nid_of_run() -> int:
     return nid_of_date(of_run("night"))
 
 
-def day_run(work: Callable[[Context, dict[str, Any]], Outcome], *, subject: str = "", task: str | None = None) -> str:
+def day_run(work: Callable[[Context, dict[str, Any]], Outcome], *, subject: str = "", part: str = "") -> str:
     """Do a day task with the form of its run, keep its one line of outcome and return it; a failed outcome fails the task.
 
     Parameters
@@ -125,8 +128,8 @@ def day_run(work: Callable[[Context, dict[str, Any]], Outcome], *, subject: str 
         From the library's context and the form (Params of the run) to the outcome.
     subject : str
         Night (``YYYYMMDD``) it is about, if any.
-    task : str, optional
-        Name of the line of outcome; default that of the DAG.
+    part : str
+        Name of the part of the DAG whose outcome it is, if it has several.
     """
     from airflow.sdk import get_current_context
     from airflow.sdk.exceptions import AirflowFailException
@@ -134,7 +137,8 @@ def day_run(work: Callable[[Context, dict[str, Any]], Outcome], *, subject: str 
     from ztfds.operations.day.outcomes import settle
 
     run = get_current_context()
-    name, form, ti = task or run["dag_run"].dag_id, dict(run["params"]), run["ti"]
+    name = f"{run['dag_run'].dag_id}: {part}" if part else run["dag_run"].dag_id
+    form, ti = dict(run["params"]), run["ti"]
     with library() as context:
         outcome = settle(
             context.dsn, name, run["run_id"], lambda: work(context, form), subject=subject, attempt=ti.try_number

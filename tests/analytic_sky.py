@@ -25,6 +25,10 @@ class MoffatPsf:
     ellipticity: float = 0.0
     growth: float = 0.0  # relative FWHM change from the left to the right edge of a 1000 px image
 
+    @property
+    def outside(self) -> float:
+        return float(1 / self.draw(500.0, 0.0, 25).sum() - 1)
+
     def draw(self, x: float, y: float, size: int, dx: float = 0.0, dy: float = 0.0) -> np.ndarray:
         """(size, size) float64: fraction of the flux per pixel for a star offset by (dx, dy) from the centre."""
         fwhm = self.fwhm_px * (1 + self.growth * (x / 1000 - 0.5))

@@ -19,6 +19,10 @@ services_app = typer.Typer(no_args_is_help=True, help="PostgreSQL, Kafka, Airflo
 db_app = typer.Typer(no_args_is_help=True, help="The survey's database.")
 app.add_typer(services_app, name="services")
 app.add_typer(db_app, name="db")
+reference_app = typer.Typer(
+    no_args_is_help=True, help="Reference images: what depends on one, what waits to be made anew."
+)
+app.add_typer(reference_app, name="reference")
 
 Home = Annotated[Path, typer.Option("--home", help="Folder that keeps everything that runs and is made.")]
 DEFAULT_HOME = Path("var")
@@ -42,7 +46,9 @@ def services_start(
     config_set: Annotated[str | None, typer.Option(help="Set of step configurations: ztf or tiny.")] = None,
     catalogs: Annotated[Path | None, typer.Option(help="Folder of the static catalogs.")] = None,
     patience_s: Annotated[float | None, typer.Option(help="Wait for late CCD files of an exposure [s].")] = None,
-    webhook: Annotated[str | None, typer.Option(help="Address that is told of alarms and reports (POST of JSON).")] = None,
+    webhook: Annotated[
+        str | None, typer.Option(help="Address that is told of alarms and reports (POST of JSON).")
+    ] = None,
     mail_to: Annotated[str | None, typer.Option(help="Who gets alarms and reports by mail, comma-separated.")] = None,
     smtp: Annotated[str | None, typer.Option(help="Mail server, host:port.")] = None,
 ) -> None:
@@ -111,6 +117,30 @@ def db_migrate(
     typer.echo(f"applied: {', '.join(applied)}" if applied else "up to date")
 
 
+@reference_app.command("dependants")
+def reference_dependants(
+    rfid: Annotated[int, typer.Argument(help="Number of the reference, as on the page References.")],
+    version: Annotated[int | None, typer.Option(help="Default: the served one, or the newest.")] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List everything that was made with a reference: products, nights, candidates, alerts."""
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.operations.reference_service import describe
+
+    typer.echo(describe(EmbeddedPostgres(home).dsn("ztf_reader"), rfid, version))
+
+
+@reference_app.command("queue")
+def reference_queue(home: Home = DEFAULT_HOME) -> None:
+    """List the references that wait to be made, with reasons, and what became of the latest."""
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.registry.reference_queue import latest
+
+    for row in latest(EmbeddedPostgres(home).dsn("ztf_reader"), 50):
+        where = f"{row['field']:06d} rcid {row['rcid']:02d} filter {row['fid']}"
+        typer.echo(f"{row['state']:<8} {where}  {row['origin']}: {row['reason']} ({row['who']}) {row['outcome'] or ''}")
+
+
 @app.command()
 def warm() -> None:
     """Compile the kernels for this machine, on all cores (slow the first time only)."""
@@ -166,6 +196,25 @@ def night(
     from ztfds.simulator.rehearsal import main as rehearse
 
     raise typer.Exit(rehearse(size, home, typer.echo))
+
+
+@app.command(name="approve-settings")
+def approve_settings(
+    who: Annotated[str, typer.Option(help="Your name: kept with the approval.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Let the settings of an installed version of the software run, after its release notes were read."""
+    from ztfds.operations.context import Context
+    from ztfds.operations.control.changes import approve_shipped
+    from ztfds.operations.postgres import EmbeddedPostgres
+    from ztfds.operations.services.state import load
+    from ztfds.survey.errors import ConfigurationError
+
+    state = load(home)
+    if state is None:
+        raise ConfigurationError(f"no services were ever started in {home}")
+    dsn = EmbeddedPostgres(home).dsn("ztf_pipeline")
+    typer.echo(approve_shipped(dsn, Context.build(dsn, state.places), who))
 
 
 @app.command()
@@ -291,18 +340,40 @@ def retention(
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Show how long files are kept, or put new rules in force (preview their effect with the DAG `cleanup`, "only look")."""
-    import json
-
     from ztfds.operations.day import cleanup
 
     dsn = day_context(home).dsn
     if change:
-        typer.echo(f"version {cleanup.set_rules(dsn, json.loads(change.read_text()), author, reason)} is in force")
+        typer.echo(f"version {cleanup.set_rules(dsn, cleanup.read_rules(change), author, reason)} is in force")
     rules, version = cleanup.rules(dsn)
     typer.echo(f"rules version {version}")
     for name, field in type(rules).model_fields.items():
         value = getattr(rules, name)
         typer.echo(f"  {name:<16}{'for ever' if value is None else value!s:<10} {field.description}")
+
+
+@app.command()
+def hold(
+    reason: Annotated[str, typer.Argument(help="Why; shown on the pages.")],
+    home: Home = DEFAULT_HOME,
+    hours: Annotated[float, typer.Option(help="Work resumes by itself after so long; 0: with `ztfds resume`.")] = 0.0,
+) -> None:
+    """Begin a downtime: no new work is sent, files wait in the inbox (the DAG `downtime` does the same and drains)."""
+    import getpass
+
+    from ztfds.operations.day import downtime
+
+    typer.echo(downtime.hold(day_context(home), reason, getpass.getuser(), hours).line)
+
+
+@app.command()
+def resume(home: Home = DEFAULT_HOME) -> None:
+    """End a downtime: what has arrived meanwhile is sent, the newest first."""
+    import getpass
+
+    from ztfds.operations.day import downtime
+
+    typer.echo(downtime.resume(day_context(home), getpass.getuser()).line)
 
 
 def day_context(home: Path, places: dict[str, str] | None = None) -> Context:

@@ -20,7 +20,14 @@ pytestmark = pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
-WEIGHTS = {"exposure": 1000, "calibration": 1000, "end_of_night": 100, "reference": 10, "smooth_maps": 10}
+WEIGHTS = {
+    "exposure": 1000,
+    "calibration": 1000,
+    "end_of_night": 100,
+    "reference": 10,
+    "smooth_maps": 10,
+    "reprocess_work": 10,
+}
 REALTIME = ("exposure", "calibration", "end_of_night")
 DAY_WEIGHT = 50
 """Every other DAG is a day task: it has a pool of its own and takes no core from the pipelines."""
@@ -63,7 +70,8 @@ def test_a_dag_file_is_one_screen_and_imports_airflow_and_its_helpers_only(file:
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
     allowed = {"datetime", "airflow.sdk", "ztfds_tasks", "ztfds_deadline", "ztfds.drills.names"}
-    assert imported - allowed <= {"airflow.providers.standard.operators.trigger_dagrun"}
+    operators = {f"airflow.providers.standard.operators.{name}" for name in ("trigger_dagrun", "hitl")}
+    assert imported - allowed <= operators
 
 
 def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -> None:
@@ -71,7 +79,8 @@ def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -
         for task_id, task in dag["tasks"].items():
             where = f"{dag_id}.{task_id}"
             light = dag_id == "exposure" and task_id in ("received", "close")  # alerts that are ready wait for no core
-            pool = airflow.DAY_POOL if dag_id not in WEIGHTS else airflow.LIGHT_POOL if light else airflow.POOL
+            light = light or dag_id == "downtime"  # nor does whoever has to stop the work
+            pool = airflow.LIGHT_POOL if light else airflow.POOL if dag_id in WEIGHTS else airflow.DAY_POOL
             assert task["pool"] == pool, where
             assert task["weight"] == WEIGHTS[dag_id] if dag_id in WEIGHTS else DAY_WEIGHT <= task["weight"] < 100, where
             assert task["rule"] == "absolute", where
@@ -99,7 +108,7 @@ def test_waiting_holds_no_slot(parsed: dict[str, Any]) -> None:
     waiting = {
         task_id: task for dag in parsed["dags"].values() for task_id, task in dag["tasks"].items() if task["mode"]
     }
-    assert set(waiting) == {"frames", "settled"}
+    assert set(waiting) == {"frames", "settled", "drained"}
     assert {task["mode"] for task in waiting.values()} == {"reschedule"}
 
 
@@ -129,3 +138,13 @@ def test_retries_follow_the_class_of_the_error() -> None:
         "third fail",
         "[10.0, 20.0, 40.0, 600.0]",
     ]
+
+
+def test_day_tasks_have_a_deadline_a_time_and_run_once_at_a_time(parsed: dict[str, Any]) -> None:
+    daily = ("backup", "cleanup", "coverage", "database_care", "health", "night_files", "readiness")
+    for dag_id in daily:
+        dag = parsed["dags"][dag_id]
+        assert dag["timetable"] == "CronTriggerTimetable" and len(dag["deadlines"]) == 1, dag_id
+        assert 600 <= dag["deadlines"][0] <= 14 * 3600, dag_id
+    assert parsed["dags"]["backup"]["tasks"]["back_up"]["downstream"] == ["prove"]
+    assert parsed["dags"]["downtime"]["tasks"]["announce"]["downstream"] == ["drained"]

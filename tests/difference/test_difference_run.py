@@ -12,6 +12,7 @@ from ztfds.config.difference import CandidateConfig, DifferenceConfig
 from ztfds.difference.candidates import DTYPE, passes_trigger
 from ztfds.difference.products import DifferenceInputs, DifferenceProducts
 from ztfds.difference.run import run
+from ztfds.difference.score import read_card
 from ztfds.survey import bits, ids
 
 CONFIG = DifferenceConfig.tiny()
@@ -77,6 +78,7 @@ def test_columns_make_sense(rng: np.random.Generator) -> None:
     assert np.median(rows["nneg"]) <= 3
     assert (rows["nbad"] == 0).mean() > 0.9
     assert np.median(rows["rb"]) > 0.8
+    assert np.median(rows["drb"]) > 0.8
     assert (rows["classtar"] > 0.5).all()
     assert np.median(rows["fwhm"]) == pytest.approx(out.qa["diff_fwhm_px"], rel=0.15)
     wcs = sky.tan_wcs((264, 256))
@@ -88,9 +90,10 @@ def test_columns_make_sense(rng: np.random.Generator) -> None:
     assert set(table["rfid"]) == {ids.rfid(712, 2, 30)}
     assert set(table["nframesref"]) == {12}
     assert (rows["scorr"] > 15).all()
-    # the limit is that of the flux errors on blank sky
-    limit = sky.MAGZP - 2.5 * np.log10(5 * rows["fluxunc"])
-    assert np.median(limit - rows["diffmaglim"]) == pytest.approx(0, abs=0.1)
+    # the limit is that of the flux errors on blank sky: of sources that are gone; those that are there add their photons' noise
+    limit, gone = sky.MAGZP - 2.5 * np.log10(5 * rows["fluxunc"]) - rows["diffmaglim"], truth.tflux < 0
+    assert np.median(limit[gone]) == pytest.approx(0, abs=0.06)
+    assert -0.4 < np.median(limit[~gone]) < -0.05
 
 
 def test_every_column_of_the_table_is_filled_or_null(rng: np.random.Generator) -> None:
@@ -99,9 +102,10 @@ def test_every_column_of_the_table_is_filled_or_null(rng: np.random.Generator) -
     for name in ("magpsf", "magap", "fwhm", "ra", "distnr", "magnr", "jd", "exptime", "magzpsci", "clrcoeff"):
         assert np.isfinite(out.candidates[name]).all(), name
     assert out.candidates.dtype == DTYPE
-    assert np.isnan(out.candidates["drb"]).all()
-    assert set(out.candidates["drbversion"]) == {"none"}
-    assert set(out.candidates["rbversion"]) == {"rules_1"}
+    card = read_card()
+    for name in ("rb", "drb"):
+        assert ((out.candidates[name] >= 0) & (out.candidates[name] <= 1)).all()
+        assert set(out.candidates[f"{name}version"]) == {card[name]["version"]}
     assert (out.candidates["nmtchps"] == 0).all()
     assert (out.candidates["neargaia"] == -999).all()
 
@@ -199,6 +203,20 @@ def test_transient_next_to_a_bad_pixel_counts_it(rng: np.random.Generator) -> No
     assert out.candidates["nbad"][k] >= 1
 
 
+def test_a_transient_in_a_ghost_or_halo_is_a_candidate_without_bad_pixels(rng: np.random.Generator) -> None:
+    truth = sky.make_truth(rng, (264, 256), 100, 9, snr=60.0)
+    scene = sky.make_scene(rng, truth)
+    scene.science.mask[:, :128] |= bits.GHOST | bits.HALO
+    scene.reference.mask[:, :128] |= bits.HALO
+    out = subtract(scene)
+    found = matched(out, truth)
+    assert out.status == 1, out.reason
+    assert (found >= 0).all()
+    assert (out.candidates["nbad"][found] == 0).all()
+    assert all(passes_trigger(row, CONFIG.candidates) for row in out.candidates[found])
+    assert (out.mask[:, 20:100] & bits.GHOST != 0).all()  # the mask still says so
+
+
 def test_a_dead_pixel_next_to_a_transient_does_not_hide_it(rng: np.random.Generator) -> None:
     truth = sky.make_truth(rng, (264, 256), 100, 16, snr=25.0)
     scene = sky.make_scene(rng, truth)
@@ -263,3 +281,110 @@ def test_local_psfs_in_tiles() -> None:
     assert tiled.qa["scorr_width_raw"] == pytest.approx(1.0, abs=0.05)
     single = subtract(scene, CONFIG.model_copy(update={"tile_px": 1000}))
     assert tiled.qa["psf_error"] < single.qa["psf_error"]
+
+
+def test_magnitudes_are_of_the_whole_light() -> None:
+    """A star has 1 % of its light beyond the stamp of the PSF; zero points count it, and so do magpsf and the exported PSF."""
+    rng = np.random.default_rng(5)
+    psf = sky.MoffatPsf(2.4, beta=2.1)
+    truth = sky.make_truth(rng, (264, 256), 60, 36, snr=200.0)
+    out = subtract(sky.make_scene(rng, truth, psf_new=psf, psf_ref=sky.MoffatPsf(2.2, beta=2.1)))
+    assert 0.008 < psf.outside < 0.02
+    found = matched(out, truth)
+    positive = (found >= 0) & (truth.tflux > 0)
+    rows = out.candidates[found[positive]]
+    error = rows["magpsf"] - (sky.MAGZP - 2.5 * np.log10(truth.tflux[positive]))
+    assert positive.sum() >= 16
+    assert abs(np.mean(error)) < 3e-3 + 2 * np.mean(rows["sigmapsf"]) / np.sqrt(positive.sum())
+    assert out.psf.sum() == pytest.approx(1 / (1 + psf.outside), abs=1e-4)
+
+
+def spoiled(scene: sky.Scene, how: str) -> sky.Scene:
+    """A scene in which something went wrong upstream."""
+    science, reference, rng = scene.science, scene.reference, np.random.default_rng(3)
+    if how == "wrong PSF":
+        return replace(scene, science=replace(science, psf=sky.MoffatPsf(1.3 * science.psf.fwhm_px)))
+    if how == "wrong flux scale":
+        light = science.pixels - sky.SKY
+        return replace(scene, science=replace(science, pixels=(sky.SKY + 1.3 * light).astype(np.float32)))
+    if how == "wrong noise":
+        noisy = science.pixels + rng.normal(0, 1.2 * science.background.rms_dn, science.pixels.shape)
+        return replace(scene, science=replace(science, pixels=noisy.astype(np.float32)))
+    flipped = {name: getattr(reference, name)[::-1].copy() for name in ("pixels", "uncertainty", "mask")}
+    return replace(scene, reference=replace(reference, **flipped))
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ("wrong PSF", "wrong PSF"),
+        ("wrong flux scale", "flux scale off"),
+        ("wrong noise", "width of the score on blank sky"),
+        ("wrong reference", "not the same sky"),
+    ],
+)
+def test_spoiled_pairs_are_refused_with_the_cause_first(how: str, word: str) -> None:
+    rng = np.random.default_rng(21)
+    scene = sky.make_scene(rng, sky.make_truth(rng, (264, 256), 600, 16, snr=30.0))
+    good = subtract(scene)
+    assert good.status == 1, good.reason
+    assert good.qa["star_residual"] < 0.5 * CONFIG.max_star_residual
+    out = subtract(spoiled(scene, how))
+    assert out.status == 0
+    assert out.reason.startswith(word) or word in out.reason.split("; ")[:2][-1]
+    assert "\n" not in out.reason
+    assert len(out.candidates) == 0
+    assert out.header["DIFLIMV"] == CONFIG.limits_version
+
+
+def test_a_shift_by_a_pixel_is_refused_and_a_realistic_one_is_not() -> None:
+    rng = np.random.default_rng(22)
+    truth = sky.make_truth(rng, (264, 256), 500)
+    false = []
+    for shift in (0.0, 0.1, 0.2, 0.3):
+        scene = sky.make_scene(np.random.default_rng(5), truth, wrong_shift=(shift, -0.5 * shift))
+        out = subtract(scene)
+        assert out.status == 1, out.reason
+        assert out.qa["warp_px"] == pytest.approx(np.hypot(shift, 0.5 * shift), abs=0.05)
+        false.append(len(out.candidates))
+    assert max(false) <= false[0] + 2
+    out = subtract(sky.make_scene(np.random.default_rng(5), truth, wrong_shift=(1.0, 0.0)))
+    assert out.status == 0
+    assert out.reason.startswith("misregistered by 1.0")
+
+
+def test_light_in_a_single_pixel_is_no_candidate(rng: np.random.Generator) -> None:
+    """Radiation hits that the mask does not have; stars of the same light stay, of either sign."""
+    truth = sky.make_truth(rng, (264, 256), 60, 36, snr=15.0)
+    scene = sky.make_scene(rng, truth)
+    clean = subtract(scene)
+    y, x = rng.integers(20, 244, 40), rng.integers(20, 236, 40)
+    far = [
+        np.hypot(truth.tx - i, truth.ty - j).min() > 12 and np.hypot(truth.x - i, truth.y - j).min() > 8
+        for j, i in zip(y, x, strict=True)
+    ]
+    y, x = y[far], x[far]
+    scene.science.pixels[y, x] += np.float32(0.6 * abs(truth.tflux[0]))
+    out = subtract(scene)
+    assert y.size >= 15
+    assert out.qa["n_dropped_spikes"] >= 0.9 * y.size
+    assert (matched(out, truth) >= 0).sum() == (matched(clean, truth) >= 0).sum() >= 35
+
+
+def test_saturated_cores_and_their_halos_leave_nothing() -> None:
+    """Saturated stars of blunter seeing than the reference's: cores filled from the PSFs, light beyond the stamps taken out."""
+    rng = np.random.default_rng(12)
+    truth = sky.make_truth(rng, (264, 256), 60)
+    truth.x[:9], truth.y[:9] = (v.ravel() for v in np.meshgrid([50.3, 128.1, 206.4], [52.2, 130.4, 210.3]))
+    truth.flux[:9] = 1.5e6
+    scene = sky.make_scene(rng, truth, psf_new=sky.MoffatPsf(2.7, beta=2.2), psf_ref=sky.MoffatPsf(2.1, beta=2.2))
+    for image, mask in ((scene.science.pixels, scene.science.mask), (scene.reference.pixels, scene.reference.mask)):
+        mask[image > 3e4] |= bits.SATURATED
+        image[image > 3e4] = 4e4
+    scene.science.psfcat["flux"][:9] *= 1.05  # what is known of saturated stars
+    out = subtract(scene)
+    assert out.status == 1, out.reason
+    assert len(out.candidates) <= 2
+    j, i = np.mgrid[:264, :256]
+    ring = [np.abs(np.hypot(j - y, i - x) - 16.0) < 2 for x, y in zip(truth.x[:9], truth.y[:9], strict=True)]
+    assert max(abs(np.nanmedian(out.scorr[r])) for r in ring) < 1.5

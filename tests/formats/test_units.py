@@ -189,6 +189,19 @@ def test_code_that_ends_too_early_is_damaged(rng: np.random.Generator) -> None:
     for length in range(0, used, 37):
         cut = code[:length].copy()
         assert packing.decode_halves(cut, start, np.array([length]), 60, 32, 0, packing.LEADING, out) == 1
+    for length in range(used - 40, used):
+        assert packing.decode_halves(code, start, np.array([length]), 60, 32, 0, packing.LEADING, out) == 1
     whole = code[:used].copy()
     assert packing.decode_halves(whole, start, np.array([used]), 60, 32, 0, packing.LEADING, out) == 0
     np.testing.assert_array_equal(out, pixels)
+
+
+def test_pixels_that_are_complete_long_before_the_code_ends_are_damaged(rng: np.random.Generator) -> None:
+    """Padding to a word is a writer's right; a tile that says the same pixels in fewer bytes than it has was changed."""
+    pixels = awkward(rng, (60, 50))
+    code, ends = np.zeros(4 * pixels.size + 128, np.uint8), np.empty(1, np.int64)
+    used = packing.encode_halves(pixels, 0, 60, code, ends)
+    out, start = np.empty_like(pixels), np.zeros(1, np.int64)
+    for extra, damaged in ((3, 0), (7, 0), (8, 1), (60, 1)):
+        result = packing.decode_halves(code, start, np.array([used + extra]), 60, 32, 0, packing.LEADING, out)
+        assert result == damaged

@@ -70,6 +70,7 @@ def test_psf_fit_recovers_flux_and_position(sign: int) -> None:
         5,
         10,
         2.0,
+        0.0,
         out,
     )
     assert out[0, 0] == pytest.approx(sign * 500.0, rel=2e-3)
@@ -85,7 +86,7 @@ def test_forced_fit_keeps_the_position(rng: np.random.Generator) -> None:
     at = np.array([30.3])
     kernels.fit_psf(
         image.astype(np.float32), np.full(image.shape, 9.0, np.float32), at, at, np.zeros(1), fine_psf(1.0)[None],
-        np.zeros(1, np.int64), 5, 5, 0, 2.0, out,
+        np.zeros(1, np.int64), 5, 5, 0, 2.0, 0.0, out,
     )  # fmt: skip
     assert out[0, 2] == out[0, 3] == 30.3
     assert abs(out[0, 0]) < 5 * out[0, 1]
@@ -111,12 +112,37 @@ def test_fit_errors_are_honest(rng: np.random.Generator) -> None:
             4,
             10,
             2.0,
+            0.0,
             out,
         )
         pulls.append((out[0, 0] - 800) / out[0, 1])
         chis.append(out[0, 4])
     assert np.std(pulls) == pytest.approx(1.0, abs=0.12)
     assert np.mean(chis) == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_source_s_own_photons_do_not_bias_its_flux() -> None:
+    """Weights from noisy pixels lose about an electron per pixel; with those of the model the mean flux is right."""
+    rng = np.random.default_rng(11)
+    gain, n, truth = 2.0, 400, 1000.0
+    light = gauss_image((21, 21), 10.0, 10.0, 1.05, truth)
+    at, means = np.array([10.0]), []
+    for per_dn in (0.0, 1 / gain):
+        rng = np.random.default_rng(11)
+        fluxes = []
+        for _ in range(n):
+            electrons = rng.poisson(gain * light + 4.0)
+            image = ((electrons - 4.0) / gain).astype(np.float32)
+            # photons and sky; with per_dn the source's own come from the model
+            variance = (((electrons if per_dn == 0 else 4.0) + 4.0 + 0 * light) / gain**2).astype(np.float32)
+            out = np.empty((1, 6))
+            kernels.fit_psf(
+                image, variance, at, at, np.zeros(1), fine_psf(1.05)[None], np.zeros(1, np.int64), 5, 4, 0, 2.0, per_dn, out,
+            )  # fmt: skip
+            fluxes.append(out[0, 0])
+        means.append(np.mean(fluxes) / truth - 1)
+    assert means[0] < -4e-3
+    assert abs(means[1]) < 2.5e-3
 
 
 def test_apertures_against_sep(rng: np.random.Generator) -> None:

@@ -109,3 +109,43 @@ def test_a_painted_annulus_is_exact(x, y, inner, outer):
     gy, gx = np.mgrid[:60, :70]
     r = np.hypot(gx - x, gy - y)
     assert np.array_equal(mask == 34, (r >= inner) & (r <= outer))
+
+
+def test_pieces_say_how_far_the_middle_stands_out(rng):
+    """Significance as with numpy's medians; pieces as numpy splits; a piece without enough good pixels says 0."""
+    strip = rng.normal(0, 3, (211, 65)).astype(np.float32)
+    strip[60:110, 31:34] += 6
+    strip[135:172, 31:34] = np.nan
+    pieces = np.empty(5)
+    lines.piece_significance(strip, 1, 12, 2.5, pieces)
+    for k, part in enumerate(np.array_split(strip, 5)):
+        inner, outer = part[:, 31:34].ravel(), np.concatenate((part[:, :12], part[:, -12:])).ravel()
+        inner = inner[np.isfinite(inner)]
+        if 2 * inner.size < part.shape[0] * 3:
+            assert pieces[k] == 0.0
+            continue
+        scatter = max(2.5, 1.4826 * np.median(np.abs(outer - np.median(outer))))
+        error = lines.MEDIAN_NOISE * scatter * np.sqrt(1 / inner.size + 1 / outer.size)
+        assert pieces[k] == pytest.approx((np.median(inner) - np.median(outer)) / error, abs=1e-4)
+    assert pieces[2] > 5 > pieces[0] and pieces[3] == 0.0
+
+
+def test_the_transform_does_not_depend_on_its_blocks(rng):
+    """More rows than a block, with an odd number of turns: the same sums as straight from the definition's recursion."""
+    image = rng.normal(0, 1, (130, 40)).astype(np.float32)
+
+    def recursion(part):
+        if len(part) == 1:
+            return part
+        upper, lower = (recursion(half) for half in np.split(part, 2))
+        rows = []
+        for s in range(len(part)):
+            shift = s - s // 2
+            rows.append(upper[s // 2] + np.concatenate((lower[s // 2][shift:], np.zeros(shift, np.float32))))
+        return np.stack(rows)
+
+    padded = np.zeros((256, 296), np.float32)
+    padded[:130, 256:] = image
+    expected, found = recursion(padded), transform(image, 256)
+    for s in range(0, 256, 17):
+        np.testing.assert_allclose(found[s, 256 - s :], expected[s, 256 - s :], atol=1e-4)

@@ -136,11 +136,13 @@ def test_match_and_patch() -> None:
     bad_new[10, 10], bad_ref[20, 20], bad_new[30, 30], bad_ref[30, 30] = True, True, True, True
     new[10, 10], ref[20, 20] = -999, 999
     both, mesh = np.empty((70, 70), bool), np.full((2, 2), 1.5, np.float32)
-    kernels.match_and_patch(new, ref, bad_new, bad_ref, mesh, 64, 0.5, both)
+    sky, variance = np.full((70, 70), 88.5, np.float32), np.zeros((70, 70), np.float32)
+    kernels.match_and_patch(new, ref, bad_new, bad_ref, mesh, 64, 0.5, both, sky, 0.25, 4.0, variance)
     assert new[10, 10] == ref[10, 10] == pytest.approx(11.5)
     assert ref[20, 20] == new[20, 20] == pytest.approx(10.0)
     assert new[30, 30] == ref[30, 30] == 0
     assert list(zip(*np.nonzero(both), strict=True)) == [(30, 30)]
+    assert variance[5, 5] == pytest.approx((88.5 + 11.5) * 0.25 + 4)  # of the expected light, not of the pixel
 
 
 def test_tiles_cover_the_image_once() -> None:

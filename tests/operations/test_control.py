@@ -120,7 +120,9 @@ def test_a_request_makes_new_versions_which_are_compared_and_rolled_back(ready, 
     assert lines == [f"{outcome.filename}: done"] and said == f"request {number}: 1 done"
     now = served(ready, outcome.exposure)
     changed = {kind for (kind, channel), product in now.items() if before.get((kind, channel)) != product}
-    assert {"scimrefdiffimg", "diffimgpsf", "diffimlog"} <= changed <= made_by_p6 | {"streaks"}, "calibrated images stay as they are"
+    assert (
+        {"scimrefdiffimg", "diffimgpsf", "diffimlog"} <= changed <= made_by_p6 | {"streaks", "strkades", "strkcutouts"}
+    ), "calibrated images stay as they are"
     fewer = candidates(ready, outcome.exposure)
     assert 0 < len(fewer) < len(found)
     assert rows(ready, "select candid from alert_outbox order by 1") == alerts, "nothing is sent again unasked"

@@ -27,7 +27,9 @@ def test_an_image_made_again_needs_no_new_pages():
         command = [sys.executable, "-c", CODE.format(keep=keep)]
         # NUMPY_MADVISE_HUGEPAGE=0: count small pages, whatever the machine prefers
         environment = {"NUMPY_MADVISE_HUGEPAGE": "0", "PATH": "/usr/bin:/bin"}
-        kept, count = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+        kept, count = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment
+        ).stdout.split()
         assert kept == "1"
         return int(count)
 

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 
 import psycopg2
 import pytest
-from test_pages import text_of
+from test_pages import Links, text_of
 
 from ztfds.operations.day import outcomes
 from ztfds.operations.day.outcomes import Outcome
 from ztfds.operations.pages.day import day_page
+from ztfds.operations.pages.render import ROOT
 from ztfds.registry import database as db
 from ztfds.survey.errors import DatabaseDown, NoWork, StoreDown
 
@@ -75,6 +76,12 @@ def test_the_page_shows_the_last_outcome_of_each_task_the_worst_first(database):
     words = text_of(day_page(database.reader))
     assert words.index("no disk") < words.index("fine again")
     assert "set &lt;b&gt;; no disk" in words
+    outcomes.settle(
+        database.pipeline, "backup: proof", "manual__2026-11-20T18:30:00+00:00", lambda: Outcome.of("identical")
+    )
+    targets = Links(day_page(database.reader)).targets
+    assert "/dags/backup/runs/manual__2026-11-20T18%3A30%3A00%2B00%3A00" in targets
+    assert all(target.startswith((ROOT, "/dags/")) for target in targets)
     with db.transaction(database.pipeline) as cursor:
         cursor.execute("insert into downtimes (reason, announced_by) values ('new rack', 'ops')")
     assert "Downtime since" in text_of(day_page(database.reader)) and "new rack" in day_page(database.reader)

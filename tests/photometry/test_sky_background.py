@@ -16,7 +16,7 @@ def test_empty_sky_level_and_noise(rng):
     scene = scenes.make(rng, shape=(512, 512), n=1, flux=[1.0], xy=[(5, 5)])
     sky = estimate(scene.pixels, usable(scene), BackgroundConfig(), scenes.GAIN, scenes.READNOISE)
     expected = np.sqrt(700.0 / scenes.GAIN + (scenes.READNOISE / scenes.GAIN) ** 2)
-    assert sky.median_level == pytest.approx(700.0, abs=0.15)
+    assert sky.median_level == pytest.approx(700.0, abs=0.25)  # three sigma of 16 boxes
     assert sky.rms_dn == pytest.approx(expected, rel=0.01)
     assert sky.sigma_dn == pytest.approx(expected, rel=1e-3)
 

@@ -152,7 +152,7 @@ def test_pixels_bad_everywhere_are_nan(truth: sky.Truth) -> None:
 
 def test_unusable_reference_says_why(truth: sky.Truth) -> None:
     inputs = exposures(np.random.default_rng(15), truth, 6)
-    out = run(inputs, CONFIG.model_copy(update={"max_fwhm_px": 1.5, "min_sources": 100000}))
+    out = run(inputs, CONFIG.model_copy(update={"overrides": {"fwhm_px": 1.5, "nsources": 1e8}}))
     assert out.status == 0
     assert "FWHM" in out.reason
     assert "sources" in out.reason

@@ -47,7 +47,7 @@ def test_the_sharpest_are_taken_in_order() -> None:
         ({"MEDSKY": 3000.0}, "sky"),
         ({"SKYSIG": 40.0}, "noise"),
         ({"ASTRRMS2": 1e-4}, "astrometric"),
-        ({"OBSJD": 2458100.0}, "before"),
+        ({"OBSJD": 2458100.0}, "date"),
     ],
 )
 def test_each_cut(changes: dict[str, object], word: str) -> None:

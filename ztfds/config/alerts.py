@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from ztfds.config.base import StepConfig
+from ztfds.config.base import NON_CRITICAL, StepConfig
 
 
 class ForcedConfig(StepConfig):
@@ -13,6 +13,7 @@ class ForcedConfig(StepConfig):
     enabled: bool = Field(
         True,
         description="False: packets carry no fp_hists (null). An operator's degraded mode when the archive's disk is slow.",
+        json_schema_extra=NON_CRITICAL,
     )
     history_days: float = Field(30.0, gt=0, description="Look-back, days: the survey's value.")
     max_epochs: int = Field(

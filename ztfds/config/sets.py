@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from ztfds.config.base import StepConfig
 from ztfds.config.detrend import BiasConfig, FlatConfig, IngestConfig, LowFrequencyConfig, QualityConfig, SplitConfig
 from ztfds.config.difference import DifferenceConfig, ReferenceConfig
 from ztfds.config.photometry import ScienceConfig
+from ztfds.config.solarsystem import SolarSystemConfig
 from ztfds.survey.camera import Camera
 from ztfds.survey.errors import ConfigurationError
 
@@ -33,6 +35,7 @@ class ConfigSet(StepConfig):
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="Reference images.")
     difference: DifferenceConfig = Field(default_factory=DifferenceConfig, description="Differences and candidates.")
     alerts: AlertConfig = Field(default_factory=AlertConfig, description="Alert packets.")
+    solarsystem: SolarSystemConfig = Field(default_factory=SolarSystemConfig, description="Known Solar-System objects.")
 
 
 def ztf() -> ConfigSet:
@@ -59,6 +62,35 @@ def named_set(name: str) -> ConfigSet:
         return _SETS[name.lower()]()
     except KeyError:
         raise ConfigurationError(f"no set of settings is called {name!r}: known are {', '.join(_SETS)}") from None
+
+
+def changed_set(base: ConfigSet, changes: Mapping[str, Any]) -> ConfigSet:
+    """A set of settings with some differences.
+
+    Parameters
+    ----------
+    base : ConfigSet
+    changes : mapping
+        Nested, e.g. ``{"difference": {"candidates": {"threshold": 6.0}}}``.
+
+    Raises
+    ------
+    ConfigurationError
+        A name does not exist, or a value is not allowed.
+    """
+    try:
+        return ConfigSet.model_validate(_merged(base.model_dump(), changes))
+    except ValueError as error:
+        raise ConfigurationError(f"these settings are not allowed: {error}") from error
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """Nested values with some replaced."""
+    if not isinstance(old, dict) or not isinstance(new, Mapping):
+        return new
+    if unknown := set(new) - set(old):
+        raise ConfigurationError(f"no such setting: {', '.join(sorted(map(str, unknown)))}")
+    return {key: _merged(value, new[key]) if key in new else value for key, value in old.items()}
 
 
 def without_forced_photometry(config: ConfigSet) -> ConfigSet:

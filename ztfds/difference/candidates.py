@@ -34,6 +34,7 @@ DTYPE = np.dtype(
         *[(f"{name}{k}", "f4") for k in NEIGHBOURS for name in ("sgmag", "srmag", "simag", "szmag")],
         *[(f"{name}{k}", "f4") for k in NEIGHBOURS for name in ("sgscore", "distpsnr")],
         ("nmtchps", "i4"),
+        *[("ssdistnr", "f4"), ("ssmagnr", "f4"), ("ssnamenr", "U24")],
         *[("jd", "f8"), ("fid", "i4"), ("field", "i4"), ("rcid", "i4"), ("nid", "i4"), ("programid", "i4")],
         *[("programpi", "U32"), ("pid", "i8"), ("rfid", "i8"), ("exptime", "f4")],
         *[("jdstartref", "f8"), ("jdendref", "f8"), ("nframesref", "i4"), ("nmatches", "i4")],
@@ -55,12 +56,12 @@ class MeasuredImages:
     diff : (ny, nx) float32, DN
         NaN without data.
     variance : (ny, nx) float32, DN^2
-        Variance of a pixel of diff.
+        Variance of a pixel of diff, without the light of what is new in it.
     score : (ny, nx) float32, DN
         Matched-filtered difference.
     scorr : (ny, nx) float32
     bad : (ny, nx) bool
-        Flagged pixels, counted in nbad.
+        Pixels that are no measurement in either image, counted in nbad.
     blocked : (ny, nx) bool
         Pixels on which no candidate may peak.
     tiles : list of Tile
@@ -68,6 +69,7 @@ class MeasuredImages:
     sigma_diff, sigma_score : float, DN
         Robust noise of diff and score on blank sky.
     magzp : float, mag
+    gain : float, electrons per DN of the science image
     """
 
     diff: np.ndarray
@@ -81,6 +83,7 @@ class MeasuredImages:
     sigma_diff: float
     sigma_score: float
     magzp: float
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -127,17 +130,41 @@ def _strongest(table: np.ndarray, radius: float) -> np.ndarray:
     return keep
 
 
-def measure(images: MeasuredImages, peaks: Peaks, config: CandidateConfig) -> np.ndarray:
-    """Measure every peak on the images; peaks whose fitted flux has the wrong sign are dropped.
+@dataclass(frozen=True)
+class Dropped:
+    """How many peaks are no candidates, and why.
+
+    Attributes
+    ----------
+    sign : int
+        The fitted flux has the other sign than the peak, or none.
+    scatter : int
+        The pixels scatter about the fitted PSF by more than their noise, so that the peak is not significant.
+    spikes : int
+        The light is in a single pixel of the science image: a radiation hit that the mask does not have.
+    """
+
+    sign: int = 0
+    scatter: int = 0
+    spikes: int = 0
+
+
+def measure(images: MeasuredImages, peaks: Peaks, config: CandidateConfig) -> tuple[np.ndarray, Dropped]:
+    """Measure every peak on the images, and drop those that are no point sources of the noise's own making.
+
+    A peak stays if its fitted flux has its sign, if |Scorr| or the fit's S/N over the scatter of the pixels about the fit (square
+    root of the reduced chi-square, at least 1) is at least `min_local_snr`, and if light in a single pixel of the science image does not
+    explain it better, by `spike_chi` in chi-square, than a point source does.
 
     Returns
     -------
     structured array (`DTYPE`)
         Pixel measurements filled in, the rest null.
+    Dropped
     """
     table = blank_table(peaks.y.size)
     if not table.size:
-        return table
+        return table, Dropped()
     sign = np.sign(peaks.scorr)
     y, x = peaks.y.astype(float), peaks.x.astype(float)
     sky = np.empty((y.size, 2))
@@ -152,9 +179,29 @@ def measure(images: MeasuredImages, peaks: Peaks, config: CandidateConfig) -> np
     _measure_apertures(table, images, level, sky[:, 1], sign, config)
     _measure_shapes(table, images, level, sign)
     _measure_noise(table, images, peaks, sign)
-    table = table[np.isfinite(table["flux"]) & (sign * table["flux"] > 0)]
+    right = np.isfinite(table["flux"]) & (sign * table["flux"] > 0)
+    snr = np.maximum(table["scorr"], np.abs(table["flux"]) / table["fluxunc"])
+    calm = snr >= config.min_local_snr * np.sqrt(np.maximum(table["chipsf"], 1))
+    spike = (sign > 0) & _spikes(images, peaks, fits, level, config)
+    dropped = Dropped(*(int(np.count_nonzero(v)) for v in (~right, right & ~calm, right & calm & spike)))
+    table = table[right & calm & ~spike]
     table["tblid"] = np.arange(table.size)
-    return table
+    return table, dropped
+
+
+def _spikes(
+    images: MeasuredImages, peaks: Peaks, fits: np.ndarray, level: np.ndarray, config: CandidateConfig
+) -> np.ndarray:
+    """Whether light in a single pixel of the science image explains each peak better than a point source; (n,) bool."""
+    used, which = np.unique(which_tile(images.tiles, fits[:, 2], fits[:, 3]), return_inverse=True)
+    fine = np.ascontiguousarray([images.psfs[k].fine for k in used], np.float32)
+    spikes = np.ascontiguousarray([images.psfs[k].spike for k in used], np.float32)
+    centres, chi = np.ascontiguousarray(fits[:, 2:4]), np.empty((peaks.y.size, 2))
+    kernels.compare_with_spike(
+        images.diff, images.variance, peaks.y, peaks.x, centres, level, fine, spikes, which, OVERSAMPLING,
+        config.fit_half_px, chi,
+    )  # fmt: skip
+    return np.asarray(chi[:, 1] < chi[:, 0] - config.spike_chi)
 
 
 def blank_table(n: int) -> np.ndarray:
@@ -163,7 +210,8 @@ def blank_table(n: int) -> np.ndarray:
     for name in DTYPE.names or ():
         if DTYPE[name].kind == "f":
             table[name] = np.nan
-    table["drbversion"] = "none"
+    table["rbversion"] = table["drbversion"] = "none"
+    table["ssnamenr"] = "null"
     return table
 
 
@@ -193,7 +241,7 @@ def fit_psf(
     fine = np.ascontiguousarray([images.psfs[k].fine for k in used], np.float32)
     kernels.fit_psf(
         images.diff, images.variance, y, x, sky, fine, which, OVERSAMPLING, config.fit_half_px, steps,
-        config.fit_reach_px, out,
+        config.fit_reach_px, 1 / images.gain, out,
     )  # fmt: skip
     return out
 
@@ -218,12 +266,13 @@ def _measure_apertures(
     sign: np.ndarray,
     config: CandidateConfig,
 ) -> None:
-    """magap, magapbig, their errors (pixel noise and that of the sky level), magdiff, diffmaglim, magfromlim."""
+    """magap, magapbig, their errors (noise of pixels, source and sky level), magdiff, diffmaglim, magfromlim."""
     y, x = np.ascontiguousarray(table["y"]), np.ascontiguousarray(table["x"])
     for suffix, diameter in (("", config.aperture_diameter_px), ("big", config.aperture_big_diameter_px)):
         sums = np.empty((y.size, 3))
         kernels.aperture_sums(images.diff, images.variance, y, x, level, diameter / 2, sums)
-        error = np.sqrt(sums[:, 1] + (np.nan_to_num(level_error) * sums[:, 2]) ** 2)
+        own = np.maximum(sums[:, 0] / images.gain, -0.8 * sums[:, 1])
+        error = np.sqrt(sums[:, 1] + own + (np.nan_to_num(level_error) * sums[:, 2]) ** 2)
         table[f"magap{suffix}"], table[f"sigmagap{suffix}"] = _magnitude(sign * sums[:, 0], error, images.magzp)
     limits = np.array([images.magzp - 2.5 * np.log10(5 * psf.limit) for psf in images.psfs])
     table["diffmaglim"] = limits[which_tile(images.tiles, y, x)]
@@ -273,7 +322,8 @@ def _measure_noise(table: np.ndarray, images: MeasuredImages, peaks: Peaks, sign
 
 
 def passes_trigger(row: np.void, config: CandidateConfig) -> bool:
-    """Whether a candidate becomes an alert: all of the published criteria hold (a null value fails).
+    """Whether a candidate becomes an alert: all of the published criteria hold (a null value fails, but for a null rb with
+    thres_rb 0: the score is attached, not applied).
 
     Parameters
     ----------
@@ -288,7 +338,7 @@ def passes_trigger(row: np.void, config: CandidateConfig) -> bool:
         and row["fwhm"] <= config.thres_fwhm
         and row["elong"] <= config.thres_elong
         and config.thres_magdiff_min <= row["magdiff"] <= config.thres_magdiff_max
-        and row["rb"] >= config.thres_rb
+        and (config.thres_rb <= 0 or row["rb"] >= config.thres_rb)
     )
 
 

@@ -1,4 +1,4 @@
-"""Nearest catalog sources of each candidate: reference image, Gaia, PS1."""
+"""Nearest catalog sources of each candidate: reference image, Gaia, PS1, known Solar-System objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ztfds.difference.candidates import NEIGHBOURS
 
 NONE = -999.0
 """Value of a distance or magnitude that does not exist."""
+NO_NAME = "null"
+"""Name of a Solar-System object that does not exist: a text, as in real packets."""
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -97,3 +99,23 @@ def add_ps1(table: np.ndarray, ps1: np.ndarray, config: CandidateConfig) -> None
         tree = cKDTree(unit_vectors(ps1["ra"], ps1["dec"]))
         radius = chord(config.ps1_radius_arcsec)
         table["nmtchps"] = tree.query_ball_point(at, radius, return_length=True)
+
+
+def add_known(table: np.ndarray, known: np.ndarray | None, config: CandidateConfig) -> None:
+    """Fill ssdistnr (arcsec), ssmagnr, ssnamenr from the known Solar-System objects on the image.
+
+    Parameters
+    ----------
+    table : candidate table, changed in place
+    known : structured array or None
+        ra, dec (deg, at the middle of the exposure), mag (predicted V), name; None is the same as none there.
+    config : CandidateConfig
+    """
+    table["ssdistnr"], table["ssmagnr"], table["ssnamenr"] = NONE, NONE, NO_NAME
+    if known is None or not len(known) or not len(table):
+        return
+    distance, row = _nearest(unit_vectors(table["ra"], table["dec"]), known, 1, config.known_radius_arcsec)
+    found, row = np.isfinite(distance[:, 0]), row[:, 0]
+    table["ssdistnr"][found] = distance[found, 0]
+    table["ssmagnr"][found] = known["mag"][row[found]]
+    table["ssnamenr"][found] = known["name"][row[found]]

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import fft
 
 from ztfds.config.difference import DifferenceConfig
+from ztfds.difference.bright import bright_stars, mend, remove_halos
 from ztfds.difference.matching import (
     StarMatch,
     Warp,
@@ -60,13 +61,15 @@ class Prepared:
     mask : (ny, nx) uint16
         OR of the masks, bad pixels grown.
     flagged : (ny, nx) bool
-        Any bad bit in either image, not grown.
+        Pixels of either image that are no measurement, not grown: ghosts and halos are extra light under a good one.
     blocked : (ny, nx) bool
         Bad in either image, grown.
     no_data : (ny, nx) bool
         Outside the reference or without a number in either image.
     tiles : list of Tile
     match : StarMatch
+    n_tried : int
+        Stars that were compared; those of `match` agree.
     warp : Warp
     gain : float
         Science DN per reference DN.
@@ -85,6 +88,7 @@ class Prepared:
     no_data: np.ndarray
     tiles: list[Tile]
     match: StarMatch
+    n_tried: int
     warp: Warp
     gain: float
     expected_gain: float
@@ -95,7 +99,7 @@ class _OnGrid:
     """The reference on the science grid, on its own flux scale; 0 where it is missing."""
 
     pixels: np.ndarray
-    uncertainty: np.ndarray
+    variance: np.ndarray
     mask: np.ndarray
     missing: np.ndarray
     bad: np.ndarray
@@ -123,19 +127,19 @@ def prepare(inputs: DifferenceInputs, config: DifferenceConfig) -> Prepared:
     grid = coarse_grid(wcs_of(inputs.science.header), wcs_of(inputs.reference.header), shape, config.grid_step_px)
     tiles = make_tiles(inputs, grid, config)
     ref = _on_grid(inputs, grid, config)
-    match = _match(inputs, science, ref, tiles, config)
+    match, tried = _match(inputs, science, ref, tiles, config)
     warp = fit_warp(match, shape, config)
     if warp.significance >= config.warp_significance and config.warp_min_px <= warp.size <= config.max_warp_px:
         log.info("residual warp of %.3f px (%.0f sigma) applied", warp.size, warp.significance)
         grid = _warped(grid, warp)
         tiles = make_tiles(inputs, grid, config)  # the resampling has other sub-pixel phases now
         ref = _on_grid(inputs, grid, config)
-        match = _match(inputs, science, ref, tiles, config)
+        match, tried = _match(inputs, science, ref, tiles, config)
         warp = replace(fit_warp(match, shape, config), size=warp.size, significance=warp.significance)
     expected = _expected_gain(inputs)
     enough = match.size >= config.min_matches or (match.size >= 3 and not np.isfinite(expected))
     gain = match.gain if enough else expected
-    return _join(inputs, science, ref, tiles, match, warp, (gain, expected), config)
+    return _join(inputs, science, ref, tiles, (match, tried), warp, (gain, expected), config)
 
 
 def _start(inputs: DifferenceInputs) -> _Science:
@@ -143,11 +147,18 @@ def _start(inputs: DifferenceInputs) -> _Science:
     source = inputs.science
     pixels, mask = np.ascontiguousarray(source.pixels, np.float32), np.ascontiguousarray(source.mask, np.uint16)
     sky = np.ascontiguousarray(source.background.level, np.float32)
-    gain, noise = number(source.header, "GAIN", 6.2), number(source.header, "READNOI", 10.0)
+    per_dn, read_variance = _noise_of(inputs)
     out = _Science(np.empty_like(pixels), sky, np.empty_like(pixels), np.empty(pixels.shape, np.bool_))
-    kernels.start_science(pixels, sky, mask, bits.HARD_BAD, gain, (noise / gain) ** 2, out.new, out.bad, out.variance)
+    kernels.start_science(pixels, sky, mask, bits.HARD_BAD, 1 / per_dn, read_variance, out.new, out.bad, out.variance)
     resample_kernels.fill_holes(out.new, out.bad, 2)  # for the star stamps; patched from the reference later
     return out
+
+
+def _noise_of(inputs: DifferenceInputs) -> tuple[float, float]:
+    """DN per electron and the variance of the read noise, DN^2, of the science image."""
+    header = inputs.science.header
+    gain, noise = number(header, "GAIN", 6.2), number(header, "READNOI", 10.0)
+    return 1 / gain, (noise / gain) ** 2
 
 
 def _on_grid(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> _OnGrid:
@@ -163,10 +174,11 @@ def _on_grid(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfi
     out = resample_image(pixels, grid)
     uncertainty = resample_nearest(reference.uncertainty, grid)
     uncertainty *= np.float32(np.median(grid.area()))
+    variance = np.multiply(uncertainty, uncertainty, out=uncertainty)
     flags = resample_mask(mask, grid, config.mask_reach, bits.NAN)
     missing, bad = np.empty(out.shape, np.bool_), np.empty(out.shape, np.bool_)
     kernels.start_reference(out, flags, bits.HARD_BAD, missing, bad)
-    return _OnGrid(out, uncertainty, flags, missing, bad)
+    return _OnGrid(out, variance, flags, missing, bad)
 
 
 def _warped(grid: CoarseGrid, warp: Warp) -> CoarseGrid:
@@ -262,8 +274,8 @@ def _normalised(stamp: np.ndarray) -> np.ndarray:
 
 def _match(
     inputs: DifferenceInputs, science: _Science, ref: _OnGrid, tiles: list[Tile], config: DifferenceConfig
-) -> StarMatch:
-    """Matching stars of the two images."""
+) -> tuple[StarMatch, int]:
+    """Matching stars of the two images, and how many were tried."""
     source = inputs.science
     psfcat = source.psfcat
     if psfcat is None:
@@ -271,9 +283,9 @@ def _match(
     saturate, magzp = number(source.header, "SATURATE", np.inf), number(source.header, "MAGZP", np.nan)
     bad = science.bad | ref.bad
     rows = select_stars(psfcat, source.pixels, bad, saturate, magzp, config)
-    variances = science.variance, ref.uncertainty**2
+    variances = science.variance, ref.variance
     match = match_stars(science.new, ref.pixels, variances, psfcat, rows, tiles, config)
-    return without_movers(match)
+    return without_movers(match), rows.size
 
 
 def _expected_gain(inputs: DifferenceInputs) -> float:
@@ -287,7 +299,7 @@ def _join(
     science: _Science,
     ref: _OnGrid,
     tiles: list[Tile],
-    match: StarMatch,
+    matched: tuple[StarMatch, int],
     warp: Warp,
     gains: tuple[float, float],
     config: DifferenceConfig,
@@ -298,30 +310,61 @@ def _join(
     mask = inputs.science.mask | ref.mask
     mesh = residual_sky(science.new, ref.pixels, gain, _not_sky(mask, bad), config)
     both = np.empty(bad.shape, np.bool_)
-    kernels.match_and_patch(science.new, ref.pixels, science.bad, ref.bad, mesh, config.background_box_px, gain, both)
+    per_dn, read_variance = _noise_of(inputs)
+    kernels.match_and_patch(
+        science.new, ref.pixels, science.bad, ref.bad, mesh, config.background_box_px, gain, both, science.sky, per_dn,
+        read_variance, science.variance,
+    )  # fmt: skip
+    var_ref = np.multiply(ref.variance, np.float32(gain * gain), out=ref.variance)
+    variances = _clean_variance(science.variance, science.bad), _clean_variance(var_ref, ref.bad)
+    _mend_stars(inputs, science, ref, tiles, both, variances, config)
     resample_kernels.fill_holes(science.new, both, config.fill_rings)
     resample_kernels.fill_holes(ref.pixels, both, config.fill_rings)
-    var_ref = np.multiply(ref.uncertainty, np.float32(gain), out=ref.uncertainty)
-    np.multiply(var_ref, var_ref, out=var_ref)
-    flagged = (mask & bits.BAD_TEMPLATE) != 0
+    flagged = bad.copy()
     blocked = grown_bad(mask, bad, config)
     kernels.flag_pixels(mask, blocked, bits.HARD_BAD, bits.NAN)
     return Prepared(
         new=science.new,
         ref=ref.pixels,
         sky=science.sky,
-        var_new=_clean_variance(science.variance, science.bad),
-        var_ref=_clean_variance(var_ref, ref.bad),
+        var_new=variances[0],
+        var_ref=variances[1],
         mask=mask,
         flagged=flagged,
         blocked=blocked,
         no_data=ref.missing | ~np.isfinite(inputs.science.pixels),
         tiles=tiles,
-        match=match,
+        match=matched[0],
+        n_tried=matched[1],
         warp=warp,
         gain=gains[0],
         expected_gain=gains[1],
     )
+
+
+def _mend_stars(
+    inputs: DifferenceInputs,
+    science: _Science,
+    ref: _OnGrid,
+    tiles: list[Tile],
+    both: np.ndarray,
+    variances: tuple[np.ndarray, np.ndarray],
+    config: DifferenceConfig,
+) -> None:
+    """Bad pixels of bright stars, the light of the brightest beyond the PSF stamps, and the errors of patches; in place."""
+    psfcat, psf = inputs.science.psfcat, inputs.science.psf
+    assert psfcat is not None and psf is not None  # asked for before
+    images = science.new, ref.pixels
+    stars = bright_stars(psfcat, psf.outside, config.mend_star_dn, both.shape)
+    holes = science.bad.copy(), ref.bad.copy()
+    mend(*images, *holes, stars, tiles, config)
+    np.logical_and(*holes, out=both)
+    sigma = float(np.sqrt(sum(np.median(v[::7, ::5]) for v in variances)))
+    brightest = bright_stars(psfcat, psf.outside, config.halo_star_dn, both.shape)
+    remove_halos(*images, science.bad | ref.bad, brightest, sigma, config)
+    for variance, bad, pixels in zip(variances, (science.bad, ref.bad), images, strict=True):
+        rows = np.flatnonzero(bad)
+        variance.ravel()[rows] += (np.float32(config.patch_error) * np.maximum(pixels.ravel()[rows], 0)) ** 2
 
 
 def _not_sky(mask: np.ndarray, bad: np.ndarray) -> np.ndarray:
@@ -356,9 +399,9 @@ def grown_bad(mask: np.ndarray, bad: np.ndarray, config: DifferenceConfig) -> np
 
 
 def _clean_variance(variance: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Variance with the median of the good pixels at bad ones; never below a thousandth of it."""
-    bad = bad | ~np.isfinite(variance)
-    sample = variance[::5, ::3][~bad[::5, ::3]]
+    """Variance with the median of the good pixels at bad ones, in place; never below a thousandth of it."""
+    sample, good = variance[::5, ::3], ~bad[::5, ::3]
+    sample = sample[good & np.isfinite(sample)]
     middle = float(np.median(sample)) if sample.size else 1.0
-    variance[bad] = middle
+    variance.ravel()[np.flatnonzero(bad)] = middle
     return np.maximum(variance, np.float32(max(1e-3 * middle, 1e-12)), out=variance)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from astropy.io import fits
 
+from ztfds.difference.streaks import StreakProducts
 from ztfds.reference.products import Psf, ReferenceProducts
 
 
@@ -64,12 +65,15 @@ class DifferenceInputs:
         Gaia sources: ra, dec (deg), gmag.
     ps1 : structured array
         PS1 sources: objid, ra, dec (deg), g, r, i, z (mag), sgscore.
+    known : structured array or None
+        Known Solar-System objects on the image at its middle: ra, dec (deg), mag, name; None where nobody looked.
     """
 
     science: CalibratedImage
     reference: ReferenceProducts
     gaia: np.ndarray
     ps1: np.ndarray
+    known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class DifferenceProducts:
     scorr : (ny, nx) float32
         Significance of a point source at each pixel, sigmas; NaN without data.
     psf : (25, 25) float32
-        PSF of the difference at the image centre.
+        Mean PSF of the difference, DN per pixel for unit total flux (light beyond the stamp included).
     header : fits.Header
     candidates : structured array
         One row per candidate (`candidates.DTYPE`): positions x, y 0-based, other names as in the alert packet; NaN is null.
@@ -97,6 +101,8 @@ class DifferenceProducts:
         1 good, 0 bad: a bad difference has no candidates.
     reason : str
         Why bad; empty for status 1.
+    streaks : StreakProducts
+        Trailed sources; none for status 0.
     """
 
     pixels: np.ndarray
@@ -109,3 +115,4 @@ class DifferenceProducts:
     qa: dict[str, float] = field(default_factory=dict)
     status: int = 1
     reason: str = ""
+    streaks: StreakProducts = field(default_factory=StreakProducts)

@@ -15,7 +15,8 @@ from ztfds.difference.candidates import MeasuredImages, Peaks, blank_table, cuto
 from ztfds.difference.matching import psf_error
 from ztfds.difference.prepare import Prepared, prepare
 from ztfds.difference.products import DifferenceInputs, DifferenceProducts
-from ztfds.difference.score import RB_VERSION, real_bogus
+from ztfds.difference.score import attach
+from ztfds.difference.streaks import StreakProducts, Triplet, search_image
 from ztfds.difference.subtract import Subtraction, subtract
 from ztfds.kernels import zogy as kernels
 from ztfds.reference.grid import number, wcs_of
@@ -43,28 +44,36 @@ def run(inputs: DifferenceInputs, config: DifferenceConfig) -> DifferenceProduct
         Science image or reference has no PSF, or they have no pixel in common.
     """
     prepared = prepare(inputs, config)
-    subtraction = subtract(prepared.new, prepared.ref, prepared.var_new, prepared.var_ref, prepared.tiles)
+    outside = inputs.science.psf.outside if inputs.science.psf else 0.0
+    subtraction = subtract(prepared.new, prepared.ref, prepared.var_new, prepared.var_ref, prepared.tiles, outside)
     qa = _registration_qa(prepared)
     blank = quality.blank_sky(prepared, subtraction.score_ref, subtraction.variance)
     scorr = _corrected_score(prepared, subtraction, blank, qa, config)
     images = _measured_images(inputs, prepared, subtraction, scorr, blank)
     peaks = detect(scorr, images.blocked, config.candidates)
     _image_qa(qa, prepared, subtraction, images, peaks, blank)
+    qa |= quality.star_residuals(subtraction, scorr, images.variance, prepared.match, config)
+    qa["limits_version"] = float(config.limits_version)
     reason = quality.verdict(qa, config)
-    table = blank_table(0) if reason else _candidates(inputs, images, peaks, config.candidates)
-    qa["n_candidates"] = float(table.size)
+    table = blank_table(0) if reason else _candidates(inputs, images, peaks, qa, config.candidates)
+    cutouts = _cutouts(inputs, prepared, subtraction.diff, table, config.candidates)
+    attach(table, cutouts)
+    streaks = StreakProducts() if reason else _streaks(inputs, prepared, images, config)
+    qa["n_candidates"], qa["n_streaks"] = float(table.size), float(streaks.table.size)
+    qa["streaks_failed"] = float(streaks.note != "")
     log.info("difference: %d candidates, scorr width %.3f, %s", table.size, qa["scorr_width"], reason or "good")
     return DifferenceProducts(
         pixels=subtraction.diff,
         mask=prepared.mask,
         scorr=scorr,
-        psf=subtraction.psfs[len(subtraction.psfs) // 2].stamp,
-        header=_header(inputs, qa, reason),
+        psf=np.asarray(np.mean([psf.stamp for psf in subtraction.psfs], axis=0, dtype=np.float32)),
+        header=_header(inputs, qa, reason, config),
         candidates=table,
-        cutouts=_cutouts(inputs, prepared, subtraction.diff, table, config.candidates),
+        cutouts=cutouts,
         qa=qa,
         status=0 if reason else 1,
         reason=reason,
+        streaks=streaks,
     )
 
 
@@ -77,6 +86,7 @@ def _registration_qa(prepared: Prepared) -> dict[str, float]:
         "expected_gain": prepared.expected_gain,
         "gain_rms": float(quality.robust_sigma(ratio) / np.median(ratio)) if ratio.size else float("nan"),
         "n_matches": float(prepared.match.size),
+        "n_tried": float(prepared.n_tried),
         "warp_px": prepared.warp.size,
         "warp_significance": prepared.warp.significance,
         "dx_rms_px": float(dx),
@@ -121,6 +131,7 @@ def _measured_images(
         sigma_diff=quality.robust_sigma(subtraction.diff[quality.SAMPLE][blank]),
         sigma_score=quality.robust_sigma(subtraction.score[quality.SAMPLE][blank]),
         magzp=number(inputs.science.header, "MAGZP", np.nan),
+        gain=number(inputs.science.header, "GAIN", 6.2),
     )
 
 
@@ -143,14 +154,18 @@ def _image_qa(
     qa["bad_fraction"] = float(np.count_nonzero(images.blocked) / images.blocked.size)
     qa["blank_fraction"] = float(np.count_nonzero(blank) / blank.size)
     qa["n_raw_positive"], qa["n_raw_negative"] = float(peaks.n_raw[0]), float(peaks.n_raw[1])
+    qa["asymmetry"] = quality.asymmetry(qa["n_raw_positive"], qa["n_raw_negative"])
     qa["n_positive"] = float(np.count_nonzero(peaks.scorr > 0))
     qa["n_negative"] = float(np.count_nonzero(peaks.scorr < 0))
     qa["n_peaks_overflow"] = float(peaks.overflow)
 
 
-def _candidates(inputs: DifferenceInputs, images: MeasuredImages, peaks: Peaks, config: CandidateConfig) -> np.ndarray:
-    """Measured candidates with sky positions, neighbours, score and the facts of the two images."""
-    table = measure(images, peaks, config)
+def _candidates(
+    inputs: DifferenceInputs, images: MeasuredImages, peaks: Peaks, qa: dict[str, float], config: CandidateConfig
+) -> np.ndarray:
+    """Measured candidates with sky positions, neighbours and the facts of the two images."""
+    table, dropped = measure(images, peaks, config)
+    qa |= {f"n_dropped_{name}": float(count) for name, count in vars(dropped).items()}
     if not table.size:
         return table
     wcs = wcs_of(inputs.science.header)
@@ -160,8 +175,7 @@ def _candidates(inputs: DifferenceInputs, images: MeasuredImages, peaks: Peaks, 
     neighbours.add_reference(table, reference.psfcat, magzp, pixel_scale_arcsec(wcs))
     neighbours.add_gaia(table, inputs.gaia, config)
     neighbours.add_ps1(table, inputs.ps1, config)
-    table["rb"] = real_bogus(table)
-    table["rbversion"] = RB_VERSION
+    neighbours.add_known(table, inputs.known, config)
     _add_facts(table, inputs)
     return table
 
@@ -220,7 +234,21 @@ def _cutouts(
     return out
 
 
-def _header(inputs: DifferenceInputs, qa: dict[str, float], reason: str) -> fits.Header:
+def _streaks(
+    inputs: DifferenceInputs, prepared: Prepared, images: MeasuredImages, config: DifferenceConfig
+) -> StreakProducts:
+    """Trailed sources with their stamps: science, template on the science grid, scale and sky, and difference."""
+
+    def stamps(y: float, x: float, size: int) -> Triplet:
+        template = cutout(prepared.ref, y, x, size) + cutout(prepared.sky, y, x, size)
+        template[cutout(prepared.no_data, y, x, size) != 0] = np.nan
+        return cutout(inputs.science.pixels, y, x, size), template, cutout(images.diff, y, x, size)
+
+    header = inputs.science.header
+    return search_image(images, prepared.mask, header, wcs_of(header), inputs.gaia, stamps, config.streaks)
+
+
+def _header(inputs: DifferenceInputs, qa: dict[str, float], reason: str, config: DifferenceConfig) -> fits.Header:
     """Science header with the cards of the difference."""
     header = inputs.science.header.copy()
     cards = (
@@ -237,6 +265,7 @@ def _header(inputs: DifferenceInputs, qa: dict[str, float], reason: str) -> fits
         ("NFRAMES", int(number(inputs.reference.header, "NFRAMES", 0)), "frames in the reference"),
         ("DIFSTAT", 0 if reason else 1, "difference usable: 0 = bad; 1 = good"),
         ("DIFREASN", reason[:60], "why bad"),
+        ("DIFLIMV", config.limits_version, "version of the limits that say so"),
     )
     for keyword, value, comment in cards:
         known = not isinstance(value, float) or np.isfinite(value)

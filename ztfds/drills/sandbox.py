@@ -12,6 +12,7 @@ from typing import Any
 
 from ztfds.operations.accountability import Account, account
 from ztfds.operations.context import Context
+from ztfds.operations.control.changes import approve_shipped
 from ztfds.operations.services import airflow, stack
 from ztfds.operations.services.state import State, load
 from ztfds.operations.summary import Summary
@@ -192,6 +193,7 @@ def prepared(home: Path, report: Report) -> Sandbox:
     if found is not None and (home / "summary.json").exists():
         stack.start(home, report=report)
         context = context_of(found)
+        approve_shipped(context.dsn, context, "sandbox")  # of another version of the software, perhaps
         rows = database.fetch_all(context.dsn, "select distinct field from references_ where status = 1 and vbest > 0")
         if rows:
             return Sandbox(home, context, tuple(sorted(row["field"] for row in rows)))

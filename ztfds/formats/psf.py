@@ -22,7 +22,8 @@ RECIPE = (
     "u = (x-(PSFNX-1)/2)/(PSFNX/2), v = (y-(PSFNY-1)/2)/(PSFNY/2)",
     "B: cubic B-spline, B(t) = 2/3-t*t+|t|^3/2 for |t|<1, (2-|t|)^3/6 for |t|<2",
     "Valid for |dx|, |dy| <= PSFRAD+0.5; the sum over a stamp of 2*PSFRAD+1 pixels",
-    "is 1. Integration over the pixel is part of P.",
+    "is 1. Integration over the pixel is part of P. Beyond the stamp a star has",
+    "WINGAMP*(r/(PSFRAD+0.5))^-WINGSLOP of that flux in a pixel at r pixels.",
 )
 _SCALARS = (
     ("PSFFWHM", "[pix] FWHM at image centre, pixel-integrated"),
@@ -31,6 +32,11 @@ _SCALARS = (
     ("PSFNSTAR", "stars that made the PSF"),
     ("PSFCHI", "median sqrt of reduced chi square of these"),
 )
+_WINGS = (
+    ("WINGAMP", 0.0, "wings beyond the stamp: see the recipe"),
+    ("WINGSLOP", 5.0, "their slope"),
+)
+"""Cards of the wings, with what holds for products that were written without them."""
 
 
 ERROR_EXTNAME = "PSF_ERROR"
@@ -42,7 +48,8 @@ class PsfArrays(Protocol):
     """What can be written: anything that gives its arrays (`ztfds.photometry.psf.PsfModel` does)."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """coefficients (terms, n, n) float32; shape (2,) int, (ny, nx); scalars (5,) float64 as in the header cards.
+        """coefficients (terms, n, n) float32; shape (2,) int, (ny, nx); scalars (5,) float64 as in the header cards; wings (2,)
+        float64, their amplitude and slope.
 
         error_map (25, 25) float32, 1 sigma at the image centre; samples (terms, 51, 51) float32, the planes every half pixel.
         """
@@ -70,6 +77,8 @@ def write_psf(path: Path | str, model: PsfArrays, header: fits.Header | None = N
     cards["PSFNX"], cards["PSFNY"] = int(arrays["shape"][1]), int(arrays["shape"][0])
     for (key, comment), value in zip(_SCALARS, arrays["scalars"], strict=True):
         cards[key] = (float(value) if np.isfinite(value) else -999.0, comment)
+    for (key, _, comment), value in zip(_WINGS, arrays["wings"], strict=True):
+        cards[key] = (float(value), comment)
     for line in RECIPE:
         cards["COMMENT"] = line
     hdus = [fits.PrimaryHDU(np.ascontiguousarray(arrays["coefficients"], np.float32), cards)]
@@ -119,5 +128,6 @@ def read_psf(path: Path | str) -> dict[str, np.ndarray]:
         "coefficients": np.ascontiguousarray(pixels, np.float32),
         "shape": shape,
         "scalars": scalars,
+        "wings": np.array([float(header.get(key, default)) for key, default, _ in _WINGS]),
         "error_map": np.ascontiguousarray(error_map, np.float32),
     }

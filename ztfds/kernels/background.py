@@ -11,27 +11,35 @@ BIG_BOX = 96  # from this side on every other row is enough
 SAMPLE = 512  # pixels that give the rough median and sigma
 
 
-@njit("UniTuple(f8, 3)(f8[::1], f8, f8, f8)", cache=True, nogil=True)
-def _clip_histogram(counts: np.ndarray, start: float, step: float, clip: float) -> tuple[float, float, float]:
-    """Median, mean and standard deviation of a histogram after iterated symmetric clipping at `clip` sigmas."""
+@njit("UniTuple(f8, 3)(f8[::1], f8, f8, f8, f8[:, ::1])", cache=True, nogil=True)
+def _clip_histogram(
+    counts: np.ndarray, start: float, step: float, clip: float, below: np.ndarray
+) -> tuple[float, float, float]:
+    """Median, mean and standard deviation of a histogram after iterated symmetric clipping at `clip` sigmas.
+
+    `below` is work space, (3, counts.size + 1): sums of 1, k and k^2 over all entries below a cell, so that each clipping
+    costs two look-ups.
+    """
+    n0 = n1 = n2 = 0.0
+    below[:, 0] = 0.0
+    for k in range(counts.size):
+        n0 += counts[k]
+        n1 += counts[k] * k
+        n2 += counts[k] * k * k
+        below[0, k + 1], below[1, k + 1], below[2, k + 1] = n0, n1, n2
     first, last = 0, counts.size
     median, mean, sigma = start, start, 0.0
     for _ in range(20):
-        n = s1 = s2 = 0.0
-        for k in range(first, last):
-            value = start + (k + 0.5) * step
-            n += counts[k]
-            s1 += counts[k] * value
-            s2 += counts[k] * value * value
+        n = below[0, last] - below[0, first]
         if n < 2.0:
             break
-        mean = s1 / n
-        sigma = np.sqrt(max(s2 / n - mean * mean - step * step / 12.0, 1e-12))
-        below, k = 0.0, first
-        while k < last - 1 and below + counts[k] < 0.5 * n:
-            below += counts[k]
-            k += 1
-        median = start + (k + (0.5 * n - below) / max(counts[k], 1.0)) * step
+        place = (below[1, last] - below[1, first]) / n
+        mean = start + (place + 0.5) * step
+        square = (below[2, last] - below[2, first]) / n - place * place
+        sigma = step * np.sqrt(max(square - 1.0 / 12.0, 1e-12))
+        half = below[0, first] + 0.5 * n
+        k = max(first, np.searchsorted(below[0, first + 1 : last], half) + first)
+        median = start + (k + (half - below[0, k]) / max(counts[k], 1.0)) * step
         low = max(0, int(np.floor((median - clip * sigma - start) / step)))
         high = min(counts.size, int(np.ceil((median + clip * sigma - start) / step)))
         if low <= first and high >= last:
@@ -43,17 +51,58 @@ def _clip_histogram(counts: np.ndarray, start: float, step: float, clip: float) 
 @njit("i8(f4[:, ::1], b1[:, ::1], i8, i8, i8, i8, f4[::1])", cache=True, nogil=True)
 def _sample_box(pixels: np.ndarray, usable: np.ndarray, y0: int, y1: int, x0: int, x1: int, sample: np.ndarray) -> int:
     """Copy about `sample.size` usable pixels, evenly spread over the box; return how many."""
-    stride = max(1, ((y1 - y0) * (x1 - x0)) // sample.size)
-    n, k = 0, 0
-    width = x1 - x0
-    total = (y1 - y0) * width
-    while k < total and n < sample.size:
-        j, i = y0 + k // width, x0 + k % width
-        if usable[j, i]:
-            sample[n] = pixels[j, i]
-            n += 1
-        k += stride
+    every = max(1, ((y1 - y0) * (x1 - x0)) // sample.size)
+    along = min(4, every)
+    n = 0
+    for j in range(y0, y1, every // along):
+        for i in range(x0, x1, along):
+            if usable[j, i] and n < sample.size:
+                sample[n] = pixels[j, i]
+                n += 1
     return n
+
+
+@njit("i8(f4[:, ::1], b1[:, ::1], i8, i8, i8, i8, i8, f4, f4, i4[:, ::1], i4[::1], f8[::1])", cache=True, nogil=True)
+def _fill_histogram(
+    pixels: np.ndarray,
+    usable: np.ndarray,
+    y0: int,
+    y1: int,
+    x0: int,
+    x1: int,
+    stride: int,
+    lowest: np.float32,
+    inverse: np.float32,
+    lanes: np.ndarray,
+    cells: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Histogram `counts` (BINS,) of the usable pixels in every `stride`-th row of a box; returns how many they are.
+
+    Neighbours are counted in different `lanes` (4, BINS + 2), so that equal ones need not wait for each other; `cells`: work
+    space, one number per column. Cell 0 takes what is below or not usable, cell BINS + 1 what is above.
+    """
+    lanes[:] = 0
+    width, top, zero = x1 - x0, np.float32(BINS + 1), np.float32(0.0)
+    for j in range(y0, y1, stride):
+        row, good = pixels[j, x0:x1], usable[j, x0:x1]
+        for i in range(width):
+            place = (row[i] - lowest) * inverse + np.float32(1.0)
+            place = place if good[i] and place > zero else zero
+            cells[i] = np.int32(place if place < top else top)
+        for i in range(0, width - 3, 4):
+            lanes[0, cells[i]] += 1
+            lanes[1, cells[i + 1]] += 1
+            lanes[2, cells[i + 2]] += 1
+            lanes[3, cells[i + 3]] += 1
+        for i in range(width - width % 4, width):
+            lanes[0, cells[i]] += 1
+    used = 0
+    for k in range(BINS):
+        n = lanes[0, k + 1] + lanes[1, k + 1] + lanes[2, k + 1] + lanes[3, k + 1]
+        counts[k] = n
+        used += n
+    return used
 
 
 @njit("void(f4[:, ::1], b1[:, ::1], i8, f8, i8, b1, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
@@ -88,6 +137,11 @@ def box_statistics(
     counts = np.empty(BINS, np.float64)
     stride = 2 if box >= BIG_BOX else 1
     sample = np.empty(SAMPLE, np.float32)
+    lanes, cells, below = (
+        np.empty((4, BINS + 2), np.int32),
+        np.empty(box, np.int32),
+        np.empty((3, BINS + 1), np.float64),
+    )
     for b in range(level.shape[0]):
         for a in range(level.shape[1]):
             y0, x0 = b * box, a * box
@@ -96,26 +150,17 @@ def box_statistics(
             n = _sample_box(pixels, usable, y0, y1, x0, x1, sample)
             if n < 8:
                 continue
-            part = np.sort(sample[:n])
-            centre = float(part[n // 2])
+            part = sample[:n]
+            centre = float(np.partition(part, n // 2)[n // 2])
             # the lower half is the less crowded one: its 16 % point gives the rough sigma
-            rough = max(centre - float(part[int(0.16 * n)]), 1e-6 * (1.0 + abs(centre)))
+            rough = max(centre - float(np.partition(part, int(0.16 * n))[int(0.16 * n)]), 1e-6 * (1.0 + abs(centre)))
             start = centre - SPAN * rough
             step = 2.0 * SPAN * rough / BINS
-            counts[:] = 0.0
             inverse, lowest = np.float32(1.0 / step), np.float32(start)
-            used = 0
-            for j in range(y0, y1, stride):
-                row, good = pixels[j], usable[j]
-                for i in range(x0, x1):
-                    if good[i]:
-                        k = int((row[i] - lowest) * inverse)
-                        if k >= 0 and k < BINS:
-                            counts[k] += 1.0
-                            used += 1
+            used = _fill_histogram(pixels, usable, y0, y1, x0, x1, stride, lowest, inverse, lanes, cells, counts)
             if used * stride < least:
                 continue
-            median, mean, spread = _clip_histogram(counts, start, step, clip)
+            median, mean, spread = _clip_histogram(counts, start, step, clip, below)
             skewed = abs(mean - median) > 0.3 * spread
             if crowded:
                 level[b, a] = median if skewed else 2.5 * median - 1.5 * mean

@@ -115,19 +115,33 @@ def _cubic(table: np.ndarray, y: float, x: float) -> float:
 
 
 @njit(
-    "UniTuple(f8, 8)(f4[:, ::1], f4[:, ::1], f4[:, ::1], i8, f8, f8, f8, i8)",
+    "UniTuple(f8, 8)(f4[:, ::1], f4[:, ::1], f4[:, ::1], i8, f8, f8, f8, i8, f8, f8)",
     cache=True,
     nogil=True,
 )
 def _fit_sums(
-    diff: np.ndarray, variance: np.ndarray, psf: np.ndarray, over: int, y: float, x: float, sky: float, half: int
+    diff: np.ndarray,
+    variance: np.ndarray,
+    psf: np.ndarray,
+    over: int,
+    y: float,
+    x: float,
+    sky: float,
+    half: int,
+    before: float,
+    per_dn: float,
 ) -> tuple[float, float, float, float, float, float, float, float]:
-    """Flux, its variance, gradient and curvature in x and y, chi-square and pixels of a PSF placed at (y, x)."""
+    """Flux, its variance, gradient and curvature in x and y, chi-square and pixels of a PSF placed at (y, x).
+
+    The photon noise of the source itself is that of the model of flux `before`, not of its noisy pixels: weights that are small
+    where the noise happens to be positive would make every flux too small. `variance` is that without the change of the source.
+    """
     ny, nx = diff.shape
     centre = psf.shape[0] // 2
     cy, cx = int(np.floor(y + 0.5)), int(np.floor(x + 0.5))
     size = 2 * half + 1
     model, mx, my = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
+    noise = np.zeros((size, size))
     top = bottom = 0.0
     step = 0.5
     for b in range(size):
@@ -141,6 +155,8 @@ def _fit_sums(
             my[b, a] = (_cubic(psf, v - step, u) - _cubic(psf, v + step, u)) * over / (2 * step)
             d, w = diff[j, i], variance[j, i]
             if d == d and w > 0:
+                w = max(w + per_dn * before * model[b, a], 0.2 * w)
+                noise[b, a] = w
                 top += model[b, a] * (d - sky) / w
                 bottom += model[b, a] ** 2 / w
     if bottom <= 0:
@@ -152,9 +168,9 @@ def _fit_sums(
             j, i = cy - half + b, cx - half + a
             if j < 0 or i < 0 or j >= ny or i >= nx:
                 continue
-            d, w = diff[j, i], variance[j, i]
-            if d == d and w > 0:
-                r = d - sky - flux * model[b, a]
+            w = noise[b, a]
+            if w > 0:
+                r = diff[j, i] - sky - flux * model[b, a]
                 gx += r * flux * mx[b, a] / w
                 gy += r * flux * my[b, a] / w
                 hx += (flux * mx[b, a]) ** 2 / w
@@ -165,7 +181,7 @@ def _fit_sums(
 
 
 @njit(
-    "void(f4[:, ::1], f4[:, ::1], f8[::1], f8[::1], f8[::1], f4[:, :, ::1], i8[::1], i8, i8, i8, f8, f8[:, ::1])",
+    "void(f4[:, ::1], f4[:, ::1], f8[::1], f8[::1], f8[::1], f4[:, :, ::1], i8[::1], i8, i8, i8, f8, f8, f8[:, ::1])",
     cache=True,
     nogil=True,
 )
@@ -181,6 +197,7 @@ def fit_psf(
     half: int,
     iterations: int,
     reach: float,
+    per_dn: float,
     out: np.ndarray,
 ) -> None:
     """Variance-weighted PSF fits of flux and position (Gauss-Newton; iterations = 0: forced at the given position).
@@ -204,13 +221,16 @@ def fit_psf(
     iterations : int
     reach : float
         A fit that moves further than this (pixels) falls back to the starting position.
+    per_dn : float
+        Variance, DN^2, that a DN of the source's light adds (1 / gain) to `variance`.
     out : (n, 6) float64
         Written: flux DN, its 1-sigma DN, y, x, reduced chi-square, pixels used.
     """
     for s in range(ys.size):
-        y, x = ys[s], xs[s]
+        y, x, psf, sky = ys[s], xs[s], psfs[which[s]], skies[s]
+        flux, _, _, _, _, _, _, _ = _fit_sums(diff, variance, psf, over, y, x, sky, half, 0.0, per_dn)
         for _ in range(iterations):
-            _, _, gx, gy, hx, hy, _, _ = _fit_sums(diff, variance, psfs[which[s]], over, y, x, skies[s], half)
+            flux, _, gx, gy, hx, hy, _, _ = _fit_sums(diff, variance, psf, over, y, x, sky, half, flux, per_dn)
             mx, my = min(max(gx / hx, -0.5), 0.5), min(max(gy / hy, -0.5), 0.5)
             x, y = x + mx, y + my
             if not (abs(x - xs[s]) <= reach and abs(y - ys[s]) <= reach):
@@ -218,10 +238,77 @@ def fit_psf(
                 break
             if abs(mx) + abs(my) < 1e-3:
                 break
-        flux, var, _, _, _, _, chi, n = _fit_sums(diff, variance, psfs[which[s]], over, y, x, skies[s], half)
+        flux, var, _, _, _, _, chi, n = _fit_sums(diff, variance, psf, over, y, x, sky, half, flux, per_dn)
         out[s, 0], out[s, 1] = flux, np.sqrt(var)
         out[s, 2], out[s, 3] = y, x
         out[s, 4], out[s, 5] = chi / max(n - 3.0, 1.0), n
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], i8[::1], i8[::1], f8[:, ::1], f8[::1], f4[:, :, ::1], f4[:, :, ::1], i8[::1], i8, i8,"
+    " f8[:, ::1])",
+    cache=True,
+    nogil=True,
+)
+def compare_with_spike(
+    diff: np.ndarray,
+    variance: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    centres: np.ndarray,
+    skies: np.ndarray,
+    psfs: np.ndarray,
+    spikes: np.ndarray,
+    which: np.ndarray,
+    over: int,
+    half: int,
+    out: np.ndarray,
+) -> None:
+    """Chi-squares of a point source and of light in a single pixel of the science image, on the same pixels.
+
+    Parameters
+    ----------
+    diff, variance : (ny, nx) float32, DN, DN^2
+    ys, xs : (n,) int64
+        Peaks: the box is centred on them, and the single pixel is one of the nine around them.
+    centres : (n, 2) float64
+        Fitted y, x of the point source.
+    skies : (n,) float64, DN
+    psfs : (k, m, m) float32
+        Oversampled PSFs of the difference.
+    spikes : (k, s, s) float32
+        What one DN in the central pixel of the science image makes in the difference; s at least 2 half + 3.
+    which : (n,) int64
+    over, half : int
+    out : (n, 2) float64
+        Written: chi-square of the point source, of the best single pixel.
+    """
+    ny, nx = diff.shape
+    middle, centre = spikes.shape[1] // 2, psfs.shape[1] // 2
+    for s in range(ys.size):
+        psf, spike = psfs[which[s]], spikes[which[s]]
+        best = np.inf
+        for option in range(10):
+            top = bottom = power = 0.0
+            for j in range(max(ys[s] - half, 0), min(ys[s] + half + 1, ny)):
+                for i in range(max(xs[s] - half, 0), min(xs[s] + half + 1, nx)):
+                    d, w = diff[j, i], variance[j, i]
+                    if not (d == d and w > 0):
+                        continue
+                    if option == 9:
+                        m = _cubic(psf, centre + (j - centres[s, 0]) * over, centre + (i - centres[s, 1]) * over)
+                    else:
+                        m = spike[middle + j - ys[s] + 1 - option // 3, middle + i - xs[s] + 1 - option % 3]
+                    v = d - skies[s]
+                    top += m * v / w
+                    bottom += m * m / w
+                    power += v * v / w
+            chi = power - (top * top / bottom if bottom > 0 else 0.0)
+            if option == 9:
+                out[s, 0] = chi
+            else:
+                best = min(best, chi)
+        out[s, 1] = best
 
 
 @njit("f8(f8, f8, f8, f8)", cache=True, nogil=True)

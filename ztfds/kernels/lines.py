@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+BLOCK_ROWS = 64  # rows of cells that are joined before the next ones are looked at
+MEDIAN_NOISE = 1.2533  # error of a median of normal numbers over that of their mean, sqrt(pi / 2)
+
 
 @njit(
     "void(float32[:, ::1], float32[:, ::1], uint8[:, ::1], float32, float32, int64, float32[:, ::1])",
@@ -62,12 +65,30 @@ def bin_significance(
             cells[b, a] = total / np.sqrt(n) if n > zero else zero
 
 
+@njit("void(float32[:, ::1], float32[:, ::1], int64, int64, int64)", cache=True, nogil=True, fastmath=True)
+def _join_strips(source: np.ndarray, target: np.ndarray, top: int, height: int, end: int) -> None:
+    """Join the strips of `height` rows at `top` and below it: sums along lines of twice the height; `end`: last column + 1."""
+    n = source.shape[0]
+    for s in range(2 * height):
+        a = s // 2
+        shift = s - a
+        # Lines that start further left miss the image; columns beyond its end are zero.
+        start = n - s
+        both = max(start, end - shift)
+        upper, lower, out = source[top + a], source[top + height + a], target[top + s]
+        for x in range(start, both):
+            out[x] = upper[x] + lower[x + shift]
+        for x in range(both, end):
+            out[x] = upper[x]
+
+
 @njit("void(float32[:, ::1], float32[:, ::1], int64, int64)", cache=True, nogil=True, fastmath=True)
 def radon_half(table: np.ndarray, other: np.ndarray, rows: int, columns: int) -> None:
     """Sums along all digital lines that cross every row and drift 0..n-1 columns to the right over n rows.
 
     Brady's recursion (1998, SIAM J. Comput. 27, 107): strips of h rows are joined in pairs,
-    R'[s][x] = R_upper[s // 2][x] + R_lower[s // 2][x + s - s // 2]. Costs log2(n) additions per line.
+    R'[s][x] = R_upper[s // 2][x] + R_lower[s // 2][x + s - s // 2]. Costs log2(n) additions per line. Strips are joined block
+    by block up to the height of a block, which stays in the cache meanwhile.
 
     Parameters
     ----------
@@ -82,31 +103,37 @@ def radon_half(table: np.ndarray, other: np.ndarray, rows: int, columns: int) ->
     """
     n = table.shape[0]
     end = n + columns
-    source = table
-    target = other
-    height = 1
-    swapped = False
+    block = min(n, BLOCK_ROWS)
+    source, target, turns = table, other, 0
+    for first in range(0, rows, block):
+        source, target = table, other
+        height, turns = 1, 0
+        while height < block:
+            for top in range(first, min(rows, first + block), 2 * height):
+                _join_strips(source, target, top, height, end)
+            source, target = target, source
+            height *= 2
+            turns += 1
+    height = block
     while height < n:
-        for top in range(0, min(rows, n), 2 * height):
-            for s in range(2 * height):
-                a = s // 2
-                shift = s - a
-                upper = source[top + a]
-                lower = source[top + height + a]
-                out = target[top + s]
-                # Lines that start further left miss the image; columns beyond its end are zero.
-                start = n - s
-                for x in range(start, end - shift):
-                    out[x] = upper[x] + lower[x + shift]
-                for x in range(max(start, end - shift), end):
-                    out[x] = upper[x]
+        for top in range(0, rows, 2 * height):
+            _join_strips(source, target, top, height, end)
         source, target = target, source
-        swapped = not swapped
         height *= 2
-    if swapped:
-        for y in range(n):
-            for x in range(end):
-                table[y, x] = other[y, x]
+        turns += 1
+    if turns % 2 == 1:  # the result is in the other table
+        table[:, :end] = other[:, :end]
+
+
+@njit("Tuple((float32, float64))(float32[::1], float32)", cache=True, nogil=True, fastmath=True)
+def _largest(sums: np.ndarray, scale: np.float32) -> tuple[np.floating, float]:
+    """Largest of the scaled sums, and the sum of their squares."""
+    best, squares = np.float32(0), np.float32(0)
+    for x in range(sums.size):
+        v = sums[x] * scale
+        squares += v * v
+        best = v if v > best else best
+    return best, float(squares)
 
 
 @njit(
@@ -144,23 +171,32 @@ def best_line(table: np.ndarray, rows: int, columns: int, least: int) -> tuple[n
     root = np.empty(rows + 1, np.float32)
     for k in range(rows + 1):
         root[k] = np.float32(1) / np.sqrt(np.float32(k)) if k >= max(least, 1) else np.float32(0)
+    last_row = np.float32(rows - 1)
     for s in range(n):
         drift = np.float32(s / (n - 1.0))
         # Rows per column of drift; a vertical line stays in its column.
         per_column = np.float32(1) / drift if s > 0 else np.float32(rows)
-        last_row = np.float32(rows - 1)
-        for x in range(-s, columns):
-            enter = np.float32(-x) * per_column if x < 0 else np.float32(0)
-            leave = min(last_row, np.float32(columns - 1 - x) * per_column) if s > 0 else last_row
-            count = int(leave - enter) + 1
-            if count >= least:
-                v = table[s, n + x] * root[count]
-                squares += v * v
-                considered += 1
-                if v > best:
-                    best = v
-                    best_slope = s
-                    best_start = x
+        # Lines from border to border have all rows; the others, on both sides of them, are counted one by one.
+        whole = max(0, columns - int(last_row * drift) - 2) if rows >= least else 0
+        most, power = _largest(table[s, n : n + whole], root[rows])
+        squares += power
+        considered += whole
+        if most > best:
+            best, best_slope = most, s
+            best_start = int(np.argmax(table[s, n : n + whole]))
+        for side in range(2):
+            for x in range(-s if side == 0 else whole, 0 if side == 0 else columns):
+                enter = np.float32(-x) * per_column if x < 0 else np.float32(0)
+                leave = min(last_row, np.float32(columns - 1 - x) * per_column) if s > 0 else last_row
+                count = int(leave - enter) + 1
+                if count >= least:
+                    v = table[s, n + x] * root[count]
+                    squares += v * v
+                    considered += 1
+                    if v > best:
+                        best = v
+                        best_slope = s
+                        best_start = x
     return best, best_slope, best_start, np.sqrt(squares / max(considered, 1))
 
 
@@ -301,3 +337,55 @@ def paint_annulus(mask: np.ndarray, bit: int, x: float, y: float, inner: float, 
                 mask[j, i] |= bit
                 count += 1
     return count
+
+
+@njit("float64(float32[::1], int64)", cache=True, nogil=True)
+def _middle(values: np.ndarray, n: int) -> float:
+    """Median of the first `n` values, n > 0."""
+    return float(np.median(values[:n]))
+
+
+@njit("void(float32[:, ::1], int64, int64, float64, float64[::1])", cache=True, nogil=True, error_model="numpy")
+def piece_significance(strip: np.ndarray, inner: int, outer: int, noise: float, pieces: np.ndarray) -> None:
+    """Significance of a line in each piece of a straightened strip: median of its middle minus that of both sides.
+
+    Parameters
+    ----------
+    strip : (length, 2 h + 1) float32
+        DN above the sky; NaN is left out.
+    inner : int
+        The middle is 2 `inner` + 1 columns wide.
+    outer : int
+        Columns on either side that show the sky.
+    noise : float
+        Noise of a pixel, DN; where crowding widens the distribution of the sides their robust scatter is taken.
+    pieces : (n,) float64
+        Written; the pieces are as `numpy.array_split` makes them. 0 where too few pixels are good.
+    """
+    length, width = strip.shape
+    n_pieces, half = pieces.size, width // 2
+    room = (length // n_pieces + 1) * max(2 * inner + 1, 2 * outer)
+    line, sides = np.empty(room, np.float32), np.empty(room, np.float32)
+    last = 0
+    for k in range(n_pieces):
+        first, last = last, last + length // n_pieces + (1 if k < length % n_pieces else 0)
+        n_line = n_sides = 0
+        for t in range(first, last):
+            for q in range(half - inner, half + inner + 1):
+                if np.isfinite(strip[t, q]):
+                    line[n_line] = strip[t, q]
+                    n_line += 1
+            for q in range(2 * outer):
+                v = strip[t, q if q < outer else width - 2 * outer + q]
+                if np.isfinite(v):
+                    sides[n_sides] = v
+                    n_sides += 1
+        pieces[k] = 0.0
+        if 2 * n_line < (last - first) * (2 * inner + 1) or n_sides < n_line or n_line == 0:
+            continue
+        sky = _middle(sides, n_sides)
+        above = _middle(line, n_line) - sky
+        for q in range(n_sides):
+            sides[q] = abs(sides[q] - np.float32(sky))
+        scatter = max(noise, 1.4826 * _middle(sides, n_sides))
+        pieces[k] = above / (MEDIAN_NOISE * scatter * np.sqrt(1.0 / n_line + 1.0 / n_sides))

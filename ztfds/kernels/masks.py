@@ -421,3 +421,56 @@ def unusable_pixels(
                     for i in range(max(0, x - margin), min(nx, x + margin + 1)):
                         state[j, i] = 2
     return count
+
+
+@njit("void(float32[:, ::1], uint16[:, ::1], uint16, boolean[:, ::1])", cache=True, nogil=True, error_model="numpy")
+def good_pixels(pixels: np.ndarray, mask: np.ndarray, bad_bits: int, good: np.ndarray) -> None:
+    """good = the pixel is finite and its mask has none of `bad_bits`; all arrays (ny, nx)."""
+    for y in range(pixels.shape[0]):
+        row, bits, out = pixels[y], mask[y], good[y]
+        for x in range(row.size):
+            out[x] = (bits[x] & bad_bits) == 0 and row[x] - row[x] == np.float32(0)
+
+
+@njit("void(uint16[:, ::1], uint16, boolean[:, ::1], float32[:, ::1])", cache=True, nogil=True)
+def exclude(mask: np.ndarray, bad_bits: int, good: np.ndarray, pixels: np.ndarray) -> None:
+    """Pixels that are `good` but have one of `bad_bits` in their mask are good no more and become 0. All (ny, nx)."""
+    for y in range(mask.shape[0]):
+        bits, kept, row = mask[y], good[y], pixels[y]
+        lost = False
+        for x in range(bits.size):
+            lost |= kept[x] & ((bits[x] & bad_bits) != 0)
+        if not lost:
+            continue
+        for x in range(bits.size):
+            if kept[x] and (bits[x] & bad_bits) != 0:
+                kept[x] = False
+                row[x] = np.float32(0)
+
+
+@njit("void(uint16[:, ::1], uint16[::1], int64[::1])", cache=True, nogil=True)
+def count_bits(mask: np.ndarray, patterns: np.ndarray, counts: np.ndarray) -> None:
+    """counts[k] = pixels of `mask` (ny, nx < 65536) that have any bit of patterns[k], in one pass over the image."""
+    counts[:] = 0
+    for y in range(mask.shape[0]):
+        row = mask[y]
+        every = np.uint16(0)
+        for x in range(row.size):
+            every |= row[x]
+        for k in range(patterns.size):
+            pattern = patterns[k]
+            if every & pattern == 0:
+                continue
+            n = np.uint16(0)  # counts of a row fit, and the wider the counter, the fewer are added at once
+            for x in range(row.size):
+                n += np.uint16(1) if (row[x] & pattern) != 0 else np.uint16(0)
+            counts[k] += np.int64(n)
+
+
+@njit("void(uint8[:, ::1], uint8, uint16, uint16[:, ::1])", cache=True, nogil=True)
+def mark_state(state: np.ndarray, which: int, bit: int, mask: np.ndarray) -> None:
+    """Set `bit` in `mask` where `state` is `which`; both (ny, nx)."""
+    for y in range(state.shape[0]):
+        here, out = state[y], mask[y]
+        for x in range(here.size):
+            out[x] |= bit if here[x] == which else np.uint16(0)

@@ -14,6 +14,7 @@ N_RANDOM = 10_000
 NULL_VALUE, ZERO_VALUE, FIRST_VALUE = -2147483647, -2147483646, -2147483637
 """Integers that stand for NaN and for an exact zero, and the least one of any other pixel (FITS standard 4.0, 10.2)."""
 RICE_BLOCK = 32
+PADDING = 8  # bytes after the code of a tile that can be nothing but a writer's padding to a word
 _FS_16, _FS_32 = (4, 14, 16), (5, 25, 32)  # bits that hold fs, fs of an incompressible block, bits of a pixel
 
 _bytes_in = types.Array(types.uint8, 1, "C", readonly=True)
@@ -341,7 +342,8 @@ def _decode(
 ) -> int:  # fmt: skip
     """Inverse of `_encode`: `n` pixels from code[start:end]; returns 0, or 1 if the code is damaged.
 
-    Never reads outside the code: beyond its end zeros are taken, and a code that needed more than a word of them is damaged.
+    Never reads outside the code: beyond its end zeros are taken, and a code that needed any of them is damaged. So is one
+    whose pixels are complete long before its end: what was read is not what was written.
     """
     wrap = np.uint64((1 << pixel_bits) - 1)
     buffer, filled, at = np.uint64(0), 0, start
@@ -405,7 +407,8 @@ def _decode(
             half = step >> np.uint64(1)
             last = (last + (~half if step & np.uint64(1) else half)) & wrap
             values[first + k] = np.uint32(last)
-    return 1 if at - filled // 8 > end else 0
+    left = end - (at - filled // 8)
+    return 1 if left < 0 or left >= PADDING else 0
 
 
 @njit(types.int64(_bytes_in, _places_in, _places_in, types.int64, types.int64, types.uint16, types.int64[::1], types.uint16[:, ::1]),

@@ -150,21 +150,31 @@ def render(
                 vy[i] = d0 * f0[i] + d1 * f1[i] + d2 * f2[i] + d3 * f3[i]
 
 
-@njit("i8(f4[:, :, :, ::1], f8, f8, i8, i8, i8, f8[::1], f4[:, :, ::1])", cache=True, nogil=True)
+@njit("i8(f4[:, :, :, ::1], f8, f8, f8, i8, i8, i8, f8[::1], f4[:, :, ::1])", cache=True, nogil=True)
 def tile_psf(
-    phased: np.ndarray, x: float, y: float, nx: int, ny: int, have: int, phi: np.ndarray, local: np.ndarray
+    phased: np.ndarray,
+    x: float,
+    y: float,
+    reach: float,
+    nx: int,
+    ny: int,
+    have: int,
+    phi: np.ndarray,
+    local: np.ndarray,
 ) -> int:
-    """Bring `local` to the PSF of the tile that holds (x, y) unless it is there already (`have`); returns the tile.
+    """Bring `local` to the PSF of the tile that holds (x, y), out to `reach` pixels, unless it is there already (`have`).
 
     The PSF counts as constant over 1 / TILES of the image in each axis, where it changes by less than a thousandth; sources
-    in the order of `tile_order` share its evaluation.
+    in the order of `tile_order`, the brightest and widest of a tile first, share its evaluation. Returns what is there now:
+    the tile and the reach in one number.
     """
     a = min(TILES - 1, max(0, int(x * TILES / nx)))
     b = min(TILES - 1, max(0, int(y * TILES / ny)))
-    tile = b * TILES + a
-    if tile != have:
-        local_psf(phased, (a + 0.5) * nx / TILES - 0.5, (b + 0.5) * ny / TILES - 0.5, nx, ny, 1.0 * RADIUS, phi, local)
-    return tile
+    tile, least = b * TILES + a, min(RADIUS, int(np.ceil(reach)))
+    if have >= 0 and have // (RADIUS + 1) == tile and have % (RADIUS + 1) >= least:
+        return have
+    local_psf(phased, (a + 0.5) * nx / TILES - 0.5, (b + 0.5) * ny / TILES - 0.5, nx, ny, 1.0 * least, phi, local)
+    return tile * (RADIUS + 1) + least
 
 
 @njit("UniTuple(i8, 4)(f8, f8, f8, i8, i8)", cache=True, nogil=True, inline="always")
@@ -210,7 +220,7 @@ def paint(
         x, y = xs[s], ys[s]
         ix0, iy0, width, height = stamp_box(x, y, radii[s], nx, ny)
         if width > 0 and height > 0:
-            tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+            tile = tile_psf(phased, x, y, radii[s], nx, ny, tile, phi, local)
             render(local, x, y, ix0, iy0, width, height, value, value, value, rows, False)
             add_stamp(image, ix0, iy0, width, height, value, np.float32(sign * fluxes[s]))
 
@@ -430,7 +440,7 @@ def fit_sweep(
         ix0, iy0, width, height = stamp_box(x, y, radii[s], nx, ny)
         new_flux, dx, dy = -1.0, 0.0, 0.0
         if width > 0 and height > 0:
-            tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+            tile = tile_psf(phased, x, y, radii[s], nx, ny, tile, phi, local)
             render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, True)
             used = stamp_weights(
                 data, residual, usable, ix0, iy0, width, height, value, x, y, f, skies[s], fit_radii[s], gain,
@@ -454,7 +464,7 @@ def fit_sweep(
         xs[s], ys[s], fluxes[s] = x, y, new_flux
         radii[s] = max(paint_radius(new_flux, sigma, least_radius, radius_scale), min(fit_radii[s], 1.0 * RADIUS))
         ix0, iy0, width, height = stamp_box(x, y, radii[s], nx, ny)
-        tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+        tile = tile_psf(phased, x, y, radii[s], nx, ny, tile, phi, local)
         render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, False)
         add_stamp(residual, ix0, iy0, width, height, value, np.float32(-new_flux))
         if change > DISTURBING * errors[s] or move > 2.0 * DISTURBING * errors[s]:

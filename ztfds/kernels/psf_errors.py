@@ -127,7 +127,7 @@ def _fisher_matrix(basis: np.ndarray, size: int, n: int, fisher: np.ndarray) -> 
 
 @njit(
     "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], f4[:, :, :, ::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], "
-    "i8[::1], f8, f8, f8[:, ::1])",
+    "i8[::1], f8, f8, b1, f8[:, ::1])",
     cache=True,
     nogil=True,
     fastmath=True,
@@ -146,6 +146,7 @@ def fit_quality(
     neighbours: np.ndarray,
     gain: float,
     model_error: float,
+    errors: bool,
     out: np.ndarray,
 ) -> None:
     """Errors, chi and sharpness of every fitted source.
@@ -156,6 +157,7 @@ def fit_quality(
     the PSF under the three-pixel broadening (s/2, 1 - s, s/2) in x and y, made orthogonal to the PSF itself.
 
     Parameters as in `kernels.psf.fit_sweep`; neighbours of source s are neighbours[neighbour_start[s]:neighbour_start[s + 1]].
+    errors : whether the errors are wanted, which cost most; NaN without.
     out : (n, 6) float64, filled: sigma of flux (DN), of x, of y (pixels), chi, sharp (pixels^2), fraction of the PSF's
         weight (sum of squares) in usable pixels. NaN where it cannot be had.
     """
@@ -178,16 +180,24 @@ def fit_quality(
         if width < 3 or height < 3:
             continue
         area = width * height
-        tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+        reach = radius + 1.0 if not errors or neighbour_start[s] == neighbour_start[s + 1] else 1.0 * RADIUS
+        tile = tile_psf(phased, x, y, reach, nx, ny, tile, phi, local)
         # one pixel more on every side, for the broadening
         render(local, x, y, ix0 - 1, iy0 - 1, width + 2, height + 2, own, value_x, value_y, rows, False)
-        render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, True)
+        render(local, x, y, ix0, iy0, width, height, value, value_x, value_y, rows, errors)
         n = stamp_weights(
             data, residual, usable, ix0, iy0, width, height, value, x, y, f, skies[s], radius, gain, model_error,
             weight, rest,
         )  # fmt: skip
         _fit_sums(value, own, weight, rest, width, height, sums)
         if n < 5 or sums[2] <= 0.0:
+            continue
+        out[s, 3] = np.sqrt(sums[7] / max(n - 3, 1))
+        across = sums[4] - sums[3] * sums[3] / sums[2]
+        if across > 0.0 and f > 0.0:
+            out[s, 4] = (sums[6] - sums[5] * sums[3] / sums[2]) / (across * f)
+        out[s, 5] = sums[0] / max(sums[1], np.float32(1e-30))
+        if not errors:
             continue
         for k in range(area):
             weight[k] = np.sqrt(weight[k])
@@ -217,11 +227,6 @@ def fit_quality(
         if not _inverse_diagonal(fisher, size, 3, diagonal, lower, column):
             continue
         out[s, 0], out[s, 1], out[s, 2] = np.sqrt(diagonal[0]), np.sqrt(diagonal[1]), np.sqrt(diagonal[2])
-        out[s, 3] = np.sqrt(sums[7] / max(n - 3, 1))
-        across = sums[4] - sums[3] * sums[3] / sums[2]
-        if across > 0.0 and f > 0.0:
-            out[s, 4] = (sums[6] - sums[5] * sums[3] / sums[2]) / (across * f)
-        out[s, 5] = sums[0] / max(sums[1], np.float32(1e-30))
 
 
 @njit(
@@ -259,7 +264,7 @@ def core_excess(
         ix0, iy0, width, height = stamp_box(x, y, radius, nx, ny)
         if width == 0 or height == 0:
             continue
-        tile = tile_psf(phased, x, y, nx, ny, tile, phi, local)
+        tile = tile_psf(phased, x, y, radius, nx, ny, tile, phi, local)
         render(local, x, y, ix0, iy0, width, height, value, value, value, rows, False)
         for j in range(height):
             for i in range(width):

@@ -233,7 +233,11 @@ def sky_mesh(
             mesh[b, a] = np.float32(0.5) * (part[(first + last - 1) // 2] + part[min((first + last) // 2, n - 1)])
 
 
-@njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1])", cache=True, nogil=True)
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1], f4[:, ::1], f4, f4, f4[:, ::1])",
+    cache=True,
+    nogil=True,
+)
 def match_and_patch(
     new: np.ndarray,
     ref: np.ndarray,
@@ -243,11 +247,19 @@ def match_and_patch(
     box: int,
     gain: float,
     both: np.ndarray,
+    sky: np.ndarray,
+    per_dn: float,
+    read_variance: float,
+    variance: np.ndarray,
 ) -> None:
     """Bring the reference to the science flux scale and sky, in place, and patch holes of either from the other.
 
     ref = gain ref + mesh(x, y); a pixel bad in one image takes the other's value; `both` flags the pixels bad in both
     (set to 0 here, to be filled from their rim). Patching from the other image makes a hole vanish in the difference.
+
+    The variance of the science image is that of the light the reference tells to expect, max(sky + ref, 0) per_dn + read
+    variance: taken from the noisy pixels themselves it would be small where the noise happens to be negative, and negative
+    peaks would be more significant than positive ones.
 
     Parameters
     ----------
@@ -260,6 +272,12 @@ def match_and_patch(
     gain : float
         Science DN per reference DN.
     both : (ny, nx) bool
+        Written.
+    sky : (ny, nx) float32, DN
+        Of the science image.
+    per_dn, read_variance : float
+        1 / (electrons per DN); DN^2.
+    variance : (ny, nx) float32, DN^2
         Written.
     """
     ny, nx = new.shape
@@ -281,6 +299,7 @@ def match_and_patch(
         for i in range(nx):
             r = gain * ref[j, i] + row[i]
             n = new[j, i]
+            variance[j, i] = max(sky[j, i] + r, np.float32(0)) * per_dn + read_variance
             hole_n, hole_r = bad_new[j, i], bad_ref[j, i]
             both[j, i] = hole_n and hole_r
             if hole_n:
@@ -289,6 +308,109 @@ def match_and_patch(
                 r = np.float32(0) if hole_n else n
             new[j, i] = n
             ref[j, i] = r
+
+
+@njit("b1[::1](b1[:, ::1], b1[:, ::1], i8[::1], i8[::1], i8)", cache=True, nogil=True)
+def near_bad(bad_new: np.ndarray, bad_ref: np.ndarray, ys: np.ndarray, xs: np.ndarray, reach: int) -> np.ndarray:
+    """Whether a pixel within `reach` (per axis) of each position is bad in either image; (n,) bool."""
+    ny, nx = bad_new.shape
+    out = np.zeros(ys.size, np.bool_)
+    for s in range(ys.size):
+        for j in range(max(ys[s] - reach, 0), min(ys[s] + reach + 1, ny)):
+            for i in range(max(xs[s] - reach, 0), min(xs[s] + reach + 1, nx)):
+                if bad_new[j, i] or bad_ref[j, i]:
+                    out[s] = True
+    return out
+
+
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], f4[:, ::1], f4)",
+    cache=True,
+    nogil=True,
+)
+def mend(
+    new: np.ndarray,
+    ref: np.ndarray,
+    bad_new: np.ndarray,
+    bad_ref: np.ndarray,
+    model_new: np.ndarray,
+    model_ref: np.ndarray,
+    least: float,
+) -> None:
+    """Give bad pixels what the stars' models say, in place: the models where both are bad, else their difference is added.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+        A pixel bad in one has the other's value.
+    bad_new, bad_ref : (ny, nx) bool
+        Pixels bad in both that get a model are cleared in both.
+    model_new, model_ref : (ny, nx) float32, DN
+    least : float, DN
+        Models below are no measurement of a pixel bad in both.
+    """
+    for j in range(new.shape[0]):
+        for i in range(new.shape[1]):
+            hole_n, hole_r = bad_new[j, i], bad_ref[j, i]
+            if not (hole_n or hole_r):
+                continue
+            m, r = model_new[j, i], model_ref[j, i]
+            if hole_n and hole_r:
+                if m + r > 2 * least:
+                    new[j, i], ref[j, i] = m, r
+                    bad_new[j, i] = bad_ref[j, i] = False
+            elif hole_n:
+                new[j, i] += m - r
+            else:
+                ref[j, i] -= m - r
+
+
+@njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], f8[::1], f8[::1], f8[::1], f8[:, :, ::1])", cache=True, nogil=True)
+def ring_levels(
+    new: np.ndarray,
+    ref: np.ndarray,
+    bad: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    borders: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Median of new - ref in rings around stars, outside the square of 25 x 25 px, and the pixels that it is from.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+    bad : (ny, nx) bool
+        Pixels left out.
+    ys, xs : (n,) float64
+    borders : (k + 1,) float64
+        Radii, pixels, increasing.
+    out : (n, k, 2) float64
+        Written: median DN (0 without pixels), number of pixels.
+    """
+    ny, nx = new.shape
+    rings = borders.size - 1
+    half = int(borders[rings]) + 1
+    values = np.empty((rings, 4 * half * half + 4 * half + 1), np.float32)
+    for s in range(ys.size):
+        count = np.zeros(rings, np.int64)
+        cy, cx = int(np.floor(ys[s] + 0.5)), int(np.floor(xs[s] + 0.5))
+        for j in range(max(0, cy - half), min(ny, cy + half + 1)):
+            for i in range(max(0, cx - half), min(nx, cx + half + 1)):
+                if bad[j, i] or (abs(j - cy) <= 12 and abs(i - cx) <= 12):
+                    continue
+                r = np.hypot(j - ys[s], i - xs[s])
+                if r < borders[0] or r >= borders[rings]:
+                    continue
+                k = 0
+                while r >= borders[k + 1]:
+                    k += 1
+                values[k, count[k]] = new[j, i] - ref[j, i]
+                count[k] += 1
+        for k in range(rings):
+            n = count[k]
+            out[s, k, 0] = np.median(values[k, :n]) if n else 0.0
+            out[s, k, 1] = n
 
 
 @njit("void(f4[:, ::1], i8, i8, f4[:, ::1], i8, f8[:, ::1])", cache=True, nogil=True, fastmath=True)

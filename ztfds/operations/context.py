@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ztfds.config.sets import ConfigSet, named_set, set_for_camera, without_forced_photometry
+from ztfds.config.sets import ConfigSet, changed_set, named_set, set_for_camera, without_forced_photometry
 from ztfds.formats.catalogs import StaticCatalogs
 from ztfds.operations.watch.notify import Notifier
 from ztfds.registry.faults import FileFaults
@@ -40,6 +40,10 @@ class Context:
         Called with the name of each point at which a fault can be injected; for tests of recovery.
     places : mapping
         Every setting that it was built from; day tasks find ``home`` and ``backup`` (the second place) here.
+    difference, alerts : bool
+        False where an operator has switched off differencing, or the making of packets.
+    again : frozenset of str
+        Steps (``science``, ``difference``) that are done although their products exist: of a reprocessing.
     """
 
     dsn: str
@@ -51,6 +55,9 @@ class Context:
     kafka: Mapping[str, Any] = field(default_factory=dict)
     fault: Callable[[str], None] = no_fault
     places: Mapping[str, Any] = field(default_factory=dict)
+    difference: bool = True
+    alerts: bool = True
+    again: frozenset[str] = frozenset()
 
     @classmethod
     def build(
@@ -68,7 +75,8 @@ class Context:
         places : mapping
             ``archive``, ``inbox``, ``catalogs`` (folders), ``camera`` (name) and, where it is not the camera's own,
             ``config`` (name of a set of settings); ``forced_photometry``: false switches it off; ``faults``: the file of
-            the faults of a drill (sandboxes only); ``webhook``, ``mail_to``, ``smtp``, ``mail_from``: who is told of things.
+            the faults of a drill (sandboxes only); ``webhook``, ``mail_to``, ``smtp``, ``mail_from``: who is told of things;
+            ``settings``: differences of settings (rehearsals only).
         kafka : mapping, optional
             librdkafka settings.
         fault : callable, optional
@@ -87,6 +95,7 @@ class Context:
             config = without_forced_photometry(config)
         if places.get("faults"):
             fault = FileFaults(Path(str(places["faults"])))
+        config = changed_set(config, places.get("settings") or {})
         archive, inbox, catalogs = (Path(str(places[name])) for name in ("archive", "inbox", "catalogs"))
         return cls(dsn, archive, inbox, catalogs, camera, config, dict(kafka or {}), fault, dict(places))
 

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -142,6 +142,8 @@ class Watcher:
         Groups in the inbox whose last try failed.
     away : bool
         Whether the last tries have all failed, so that the next success ends an interruption.
+    held : callable
+        Tells whether a downtime holds new work: then nothing is sent, and files wait in the inbox.
     """
 
     inbox: Path
@@ -152,6 +154,7 @@ class Watcher:
     begun: set[str] = field(default_factory=set)
     pauses: dict[Key, Pause] = field(default_factory=dict)
     away: bool = False
+    held: Callable[[], bool] = lambda: False
 
     def scan(self, now: float) -> list[Arrival]:
         """List the complete files that have not been sent, and forget what has left the inbox.
@@ -316,6 +319,8 @@ def sweep(watcher: Watcher, api: Api, now: float) -> int:
     ServiceDown
         Airflow did not take at least one group (raised when the others have been tried). Refused groups are only logged.
     """
+    if watcher.held():
+        return 0
     created = taken = in_a_row = 0
     failures: list[tuple[Key, Exception]] = []
     for key, files in watcher.due(now):
@@ -370,6 +375,8 @@ def watch(watcher: Watcher, api: Api, stopped: threading.Event, interval_s: floa
 
 def main(home: Path, camera: str, patience_s: float) -> None:
     """Watch the inbox of a home folder with the account that `ztfds services start` made, until SIGTERM or Ctrl-C."""
+    from ztfds.operations.day.downtime import Hold
+    from ztfds.operations.postgres import EmbeddedPostgres
     from ztfds.operations.services.rest import AirflowApi
     from ztfds.operations.services.state import load
     from ztfds.operations.watch.home import watch_of
@@ -382,5 +389,6 @@ def main(home: Path, camera: str, patience_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     threading.Thread(target=watch_of(state).run, args=(stopped,), name="watch", daemon=True).start()
-    watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s)
+    hold = Hold(EmbeddedPostgres(home).dsn("ztf_reader"))
+    watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s, held=hold)
     watch(watcher, AirflowApi(state.api_url, "ingestd", state.passwords["ingestd"]), stopped)

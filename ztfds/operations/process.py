@@ -25,6 +25,7 @@ from ztfds.formats.raw import peek_shape
 from ztfds.operations import afternoon, epochs, realtime, references
 from ztfds.operations.context import Context
 from ztfds.operations.epochs import Epochs
+from ztfds.operations.memory import keep_freed_memory
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.operations.report import write_report
 from ztfds.operations.summary import Summary, collect, table, write
@@ -90,7 +91,7 @@ class Crew:
         self.pool = self._pool()
 
     def _pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+        return ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=keep_freed_memory)
 
     def __enter__(self) -> Crew:
         return self
@@ -249,11 +250,11 @@ def settings_for(camera: Camera) -> ConfigSet:
     """The settings that suit a camera's size, with what only holds for the survey's own files relaxed."""
     config = set_for_camera(camera)
     reference = config.reference
-    sources = min(reference.min_sources, max(5, round(reference.min_sources * camera.area_fraction)))
+    relaxed = {**reference.overrides, "first_jd": 0.0}
     return config.model_copy(
         update={
             "ingest": IngestConfig.foreign(),
-            "reference": reference.model_copy(update={"first_jd": 0.0, "min_sources": sources}),
+            "reference": reference.model_copy(update={"overrides": relaxed}),
         }
     )
 

@@ -24,12 +24,13 @@ from ztfds.detrend.split import split
 from ztfds.difference import run as difference
 from ztfds.difference.products import CalibratedImage, DifferenceInputs, DifferenceProducts
 from ztfds.formats.raw import RawCcd, RawQuadrant, read_raw
-from ztfds.operations import alerting, storage
+from ztfds.operations import alerting, ephemeris, storage
 from ztfds.operations.afternoon import read_calibration, read_flat
 from ztfds.operations.context import Context
+from ztfds.operations.control.modes import under_modes
 from ztfds.operations.forced import forced_photometry
 from ztfds.operations.receive import Verdict, receive
-from ztfds.registry import calibrations, exposures, products, references
+from ztfds.registry import calibrations, exposures, products, references, streaks
 from ztfds.registry.calibrations import BIAS, FLAT
 from ztfds.registry.database import Cursor, session, transaction
 from ztfds.registry.products import Parent, Step, Subject
@@ -49,11 +50,12 @@ from ztfds.survey.errors import (
     ServiceDown,
     ZtfdsError,
 )
+from ztfds.survey.names import RawName
 from ztfds.survey.states import CcdState, ExposureState
 
 log = logging.getLogger(__name__)
 
-SCIENCE_STEP, DIFFERENCE_STEP = Step("science", "2"), Step("difference", "2")
+SCIENCE_STEP, DIFFERENCE_STEP = Step("science", "3"), Step("difference", "3")
 CATALOG_MARGIN_DEG = 0.15
 """Catalogs are read this far beyond a quadrant: pointing errors of 2 arcmin, and bright stars that throw light into it."""
 
@@ -154,10 +156,12 @@ def process_ccd(
         state = CcdState.duplicate if received.verdict is Verdict.duplicate else CcdState.quarantined
         return Outcome(ccd_filename, exposure, state, received.reason)
     state = CcdState(row["state"])
-    if _is_calibration(received.raw, row) or state in (CcdState.processed, CcdState.bad, CcdState.quarantined):
+    finished = state in (CcdState.processed, CcdState.bad, CcdState.quarantined)
+    if _is_calibration(received.raw, row) or (finished and not context.again):
         log.info("%s is %s: nothing to do", ccd_filename, state)
         return Outcome(ccd_filename, exposure, state, row["reason"])
     try:
+        context = under_modes(context, RawName.parse(ccd_filename).nid)
         raw = received.raw or read_raw(context.archive / row["path"], context.camera.quadrant_shape)
         quadrants = tuple(_quadrant(context, raw, q, row, run_id, attempt) for q in raw.quadrants)
     except (RetryLater, ServiceDown) as error:
@@ -221,6 +225,10 @@ def _quadrant(
     image = calibrated.products["sciimg"]
     if image["status"] != 1:
         return Quadrant(quadrant.rcid, CcdState.bad, str(image["meta"].get("reasons") or "STATUS 0"), "bad_data")
+    if not context.difference:
+        return Quadrant(
+            quadrant.rcid, CcdState.calibrated, "differencing is switched off for this night", "switched_off"
+        )
     try:
         return _difference(context, runner, raw, quadrant.rcid, calibrated, row)
     except ReferenceMissing as error:
@@ -249,7 +257,8 @@ def _subject(kind: str, raw: RawCcd, rcid: int) -> Subject:
 def _standing(context: Context, subject: Subject, kind: str) -> Executed[Any] | None:
     """The registered products of a dataset, if they are whole: finished work is not done again in real time."""
     rows = products.best(context.dsn, subject.dataset)
-    whole = kind in rows and all((context.archive / row["path"]).is_file() for row in rows.values())
+    kept = [row["path"] for row in rows.values() if row["kind"] not in storage.STREAK_KINDS]  # the depot is emptied
+    whole = kind in rows and all((context.archive / path).is_file() for path in kept)
     return Executed(rows[kind]["provenance_id"], rows, True, None) if whole else None
 
 
@@ -258,7 +267,7 @@ def _calibrate(
 ) -> Executed[ScienceProducts]:
     """P2 and P5 of one quadrant."""
     subject = _subject("sci", raw, quadrant.rcid)
-    if standing := _standing(context, subject, "sciimg"):
+    if SCIENCE_STEP.name not in context.again and (standing := _standing(context, subject, "sciimg")):
         return standing
     jd, settings = float(raw.header["OBSJD"]), context.config
     with session(context.dsn):
@@ -347,10 +356,12 @@ def _difference(
     """P6 of one quadrant, with candidates, names, packets and outbox in the registering transaction."""
     subject = _subject("diff", raw, rcid)
     with session(context.dsn):
-        if standing := _standing(context, subject, "scimrefdiffimg"):
+        again = DIFFERENCE_STEP.name in context.again
+        if not again and (standing := _standing(context, subject, "scimrefdiffimg")):
             return _judged(rcid, standing.products["scimrefdiffimg"], 0)
         reference = references.usable(context.dsn, raw.name.field, rcid, raw.name.fid)
     settings, alerts = context.config, [0]
+    known: list[ephemeris.Known] = []
 
     def compute() -> DifferenceProducts:
         with storage.reading("the calibrated image", rcid):
@@ -360,13 +371,15 @@ def _difference(
         if made.psf is None or made.psfcat is None:
             raise BadDifference("the calibrated image has no PSF", rcid=rcid)
         ra, dec = centre_of(made.header, made.pixels.shape)
-        radius = context.camera.radius_deg() + CATALOG_MARGIN_DEG
+        radius, jd = context.camera.radius_deg() + CATALOG_MARGIN_DEG, float(raw.header["OBSJD"])
+        known[:] = [ephemeris.known_objects(context, ra, dec, radius, jd, float(raw.header["EXPTIME"]))]
         with storage.reading("the reference or a catalog", rcid):
             inputs = DifferenceInputs(
                 science=cast(CalibratedImage, made),
                 reference=storage.read_reference(context.archive, reference["products"]),
-                gaia=context.catalog.gaia(ra, dec, radius, float(raw.header["OBSJD"])),
+                gaia=context.catalog.gaia(ra, dec, radius, jd),
                 ps1=context.catalog.ps1(ra, dec, radius),
+                known=known[0].table,
             )
         return difference.run(inputs, settings.difference)
 
@@ -374,12 +387,19 @@ def _difference(
         place = storage.science_place(raw.name, rcid % 4 + 1)
         files = storage.difference_files(made, place)
         image = next(Path(file.path(1)).name for file in files if file.kind == "scimrefdiffimg")
+        files += storage.streak_files(made, raw.name, rcid % 4 + 1, image)
         return Outputs(
             files,
             made.status,
             0,
-            made.qa,
-            {"reason": made.reason, "rfid": reference["rfid"], "reference_id": reference["reference_id"]},
+            {**made.qa, **known[0].figures},
+            {
+                "reason": made.reason,
+                "rfid": reference["rfid"],
+                "reference_id": reference["reference_id"],
+                "known_objects": known[0].note,
+                "streaks": made.streaks.note,
+            },
             _registrar(context, made, raw, rcid, reference, image, str(row["filename"]), alerts),
         )
 
@@ -410,7 +430,7 @@ def _registrar(
     where = {"field": raw.name.field, "rcid": rcid, "jd": float(raw.header["OBSJD"])}
     past = alerting.read_past(context.dsn, made, where, context.camera.radius_deg() * 1.1, config)
     known = alerting.facts(made, past, image, config)
-    wanted = alerting.triggered(made, trigger)
+    wanted = alerting.triggered(made, trigger) if context.alerts else []
     measured = forced_photometry(context.dsn, context.archive, made, wanted, past.limits, config.forced)
     packets = alerting.prepare(made, known, past, wanted, measured, config)
 
@@ -418,6 +438,8 @@ def _registrar(
         if registered.products["scimrefdiffimg"]["vbest"] == 0:  # an operator has locked an older version
             return
         counts = alerting.register_alerts(cursor, raw.name.exposure, made, known, packets, config)
+        streaks.replace(cursor, raw.name.exposure, ids.pid(where["jd"], rcid), made.streaks.table)
+        streaks.retire_files(cursor, registered.products["scimrefdiffimg"], storage.STREAK_KINDS)
         alerting.register_difference(
             cursor, raw.name.exposure, made, registered, int(reference["reference_id"]), counts
         )

@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+from psycopg2.extras import Json
 
 from ztfds.formats.images import read_image
 from ztfds.operations import storage
 from ztfds.operations.context import Context
 from ztfds.reference import run as reference
 from ztfds.reference.products import ReferenceInput, ReferenceProducts
-from ztfds.reference.select import select
-from ztfds.registry import products, references
-from ztfds.registry.database import Cursor, fetch_one
+from ztfds.reference.select import Selection, select
+from ztfds.registry import products, reference_queue, references
+from ztfds.registry.database import Cursor, fetch_one, transaction
 from ztfds.registry.products import Parent, Step, Subject
+from ztfds.registry.reference_queue import Wish
 from ztfds.registry.runner import Outputs, Registered
 from ztfds.survey import ids
 from ztfds.survey.camera import ccd_qid
-from ztfds.survey.errors import NoWork
+from ztfds.survey.errors import NoWork, ZtfdsError
 from ztfds.survey.filters import by_fid
 
 log = logging.getLogger(__name__)
 
-STEP = Step("reference", "2")
+STEP = Step("reference", "3")
 MOST = 8000
 """References that one run makes: below the 8192 copies of a mapped task that the orchestrator allows."""
 NIGHTS = 7
@@ -49,6 +51,8 @@ class Built:
         Images in it.
     skipped : bool
         True when the very same one existed.
+    version : int
+    reference_id : int
     """
 
     rfid: int
@@ -56,16 +60,26 @@ class Built:
     reason: str
     nframes: int
     skipped: bool
+    version: int = 1
+    reference_id: int = 0
+
+
+REFERENCE_REASONS = "|".join(
+    ("misregistered", "registration scatter", "flux scale", "not the same sky", "wrong PSF", "score on stars", "dipoles",
+     "blank sky", "of what is expected", "raw events", "unusable")
+)  # fmt: skip
+"""Reasons of a bad difference (see `ztfds.difference.quality.verdict`) that may lie in the reference, as an expression."""
 
 
 def wanted(context: Context, night: str | None = None) -> list[dict[str, int]]:
-    """References that could be made: field, rcid and fid of enough good images without a usable reference, newest first.
+    """References to be made: what the queue holds, then enough good images without a usable reference, newest first.
 
     Parameters
     ----------
     context : Context
     night : str, optional
-        UT date ``YYYYMMDD``: only what was observed in this night or in the few before it; None: everything.
+        UT date ``YYYYMMDD``: of those that are not queued only what was observed in this night or in the few before it;
+        None: everything.
 
     Returns
     -------
@@ -73,31 +87,118 @@ def wanted(context: Context, night: str | None = None) -> list[dict[str, int]]:
         ``field``, ``rcid``, ``fid``, for `build`; at most `MOST`, the rest is for the next run.
     """
     nid = ids.nid_of_date(night) if night else None
-    found = references.wanted(context.dsn, context.config.reference.min_inputs, nid, NIGHTS)
+    queued = reference_queue.waiting(context.dsn)
+    found = [*queued, *references.wanted(context.dsn, context.config.reference.min_inputs, nid, NIGHTS)]
     if len(found) > MOST:
         log.warning(
             "%d references can be made: %d now, %d are left for the next run", len(found), MOST, len(found) - MOST
         )
-        found = found[:MOST]
-    return [{key: int(row[key]) for key in ("field", "rcid", "fid")} for row in found]
+    keys = dict.fromkeys((int(row["field"]), int(row["rcid"]), int(row["fid"])) for row in found)
+    return [{"field": field, "rcid": rcid, "fid": fid} for field, rcid, fid in list(keys)[:MOST]]
+
+
+def fill_queue(context: Context, night: str | None = None) -> list[str]:
+    """Queue what the rules ask for: repeated bad differences, failed ones with newer images, much better images.
+
+    Parameters
+    ----------
+    context : Context
+    night : str, optional
+        UT date of the night whose new images may make a better reference; None: none are asked.
+
+    Returns
+    -------
+    list of str
+        One line for each reference that was queued.
+    """
+    config, wishes = context.config.reference, []
+    for row in reference_queue.with_bad_differences(
+        context.dsn, REFERENCE_REASONS, config.bad_differences, config.of_last
+    ):
+        reason = f"{row['bad']} of the last {row['n']} differences are bad: {row['reason']}"
+        wishes.append((row, Wish("bad differences", reason, "end of night", 2, row["reference_id"])))
+    for row in reference_queue.failed_with_newer_inputs(context.dsn):
+        reason = f"failed ({row['reason']}), {row['newer']} newer images"
+        wishes.append((row, Wish("failed quality", reason, "end of night", 1, row["reference_id"])))
+    if night:
+        for row in reference_queue.with_new_inputs(context.dsn, ids.nid_of_date(night)):
+            if reason := worth(context, row):
+                wishes.append((row, Wish("better inputs", reason, "end of night", 0, row["reference_id"])))
+    with transaction(context.dsn) as cursor:
+        for row, wish in wishes:
+            reference_queue.enqueue(cursor, row["field"], row["rcid"], row["fid"], wish)
+    return [f"field {row['field']} rcid {row['rcid']} filter {row['fid']}: {wish.reason}" for row, wish in wishes]
+
+
+def worth(context: Context, row: dict[str, Any]) -> str:
+    """Why the images that there are now would make a much better reference than the served one; empty when not.
+
+    Sharper: median FWHM of the inputs. Deeper: noise of an average with the inputs' depths, 10^(-0.4 maglim) each.
+    """
+    config = context.config.reference
+    available = references.inputs(context.dsn, row["field"], row["rcid"], row["fid"])
+    chosen = [available[k] for k in select(available, config).chosen]
+    members = reference_queue.members(context.dsn, row["reference_id"])
+    if not chosen or {int(c["product_id"]) for c in chosen} == {int(m["product_id"]) for m in members}:
+        return ""
+    now, then = _promise(chosen), _promise(members)
+    if then[0] / now[0] >= config.better_by:
+        return f"sharper inputs: FWHM {then[0]:.2f} -> {now[0]:.2f} px"
+    if now[1] / then[1] >= config.better_by:
+        return f"deeper inputs: noise {now[1] / then[1]:.2f} times lower, {len(members)} -> {len(chosen)} images"
+    return ""
+
+
+def _promise(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Median FWHM (px) and depth (inverse noise) that inputs promise; NaN where their figures are not known."""
+    seeing = [float(row["SEEING"]) for row in rows if row.get("SEEING") is not None]
+    depth = [10 ** (0.8 * (float(row["MAGLIM"]) - 20.0)) for row in rows if row.get("MAGLIM") is not None]
+    return float(np.median(seeing)) if seeing else np.nan, float(np.sqrt(np.sum(depth))) if depth else np.nan
 
 
 def build(context: Context, field: int, rcid: int, fid: int, run_id: str | None = None, attempt: int = 1) -> Built:
-    """Select, co-add and register the reference of one field, channel and filter.
+    """Select, co-add and register the reference of one field, channel and filter; its entry in the queue gets an outcome.
 
     Raises
     ------
     NoWork
-        Fewer than the smallest number of images pass the selection.
+        Fewer than the smallest number of images pass the selection, or the same images made a retired reference.
     RetryLater, ServiceDown
         Try again.
     """
+    entry = reference_queue.start(context.dsn, field, rcid, fid)
+    try:
+        built = _build(context, field, rcid, fid, run_id, attempt)
+    except ZtfdsError as error:
+        if entry is not None and not error.retry:
+            state = "refused" if isinstance(error, NoWork) else "failed"
+            reference_queue.finish(context.dsn, entry, state, error.message)
+        raise
+    if entry is not None:
+        reference_queue.finish(context.dsn, entry, *_outcome(built), built.reference_id)
+    return built
+
+
+def _outcome(built: Built) -> tuple[str, str]:
+    """State and line of a queue entry."""
+    if built.skipped:
+        return (
+            "refused",
+            f"the same {built.nframes} images give version {built.version} again: nothing new to make it from",
+        )
+    if built.status == 1:
+        return "done", f"version {built.version} of {built.nframes} images"
+    return "failed", f"version {built.version} of {built.nframes} images is not usable: {built.reason}"
+
+
+def _build(context: Context, field: int, rcid: int, fid: int, run_id: str | None, attempt: int) -> Built:
+    """The work of `build`."""
     config = context.config.reference
     available = references.inputs(context.dsn, field, rcid, fid)
     selection = select(available, config)
-    chosen = [available[k] for k in selection.chosen]
+    chosen, rejected = [available[k] for k in selection.chosen], _left_out(available, selection)
     if not chosen:
-        references.note_try(context.dsn, field, rcid, fid, available, selection.reason)
+        references.note_try(context.dsn, field, rcid, fid, available, selection.reason, rejected)
         raise NoWork(f"field {field}, filter {fid}: {selection.reason}", rcid=rcid)
     ccdid, qid = ccd_qid(rcid)
     subject = Subject(f"ref/{field:06d}/{fid}/rcid{rcid:02d}", field=field, fid=fid, ccdid=ccdid, rcid=rcid)
@@ -111,17 +212,36 @@ def build(context: Context, field: int, rcid: int, fid: int, run_id: str | None 
         lambda made: Outputs(
             storage.reference_files(made, place),
             made.status,
-            0,
+            made.infobits,
             made.qa,
             {**storage.header_values(made.header), "reason": made.reason},
-            lambda cursor, registered: _register(cursor, registered, subject, made, chosen),
+            lambda cursor, registered: _register(cursor, registered, subject, made, chosen, rejected),
         ),
     )
     row = fetch_one(context.dsn, "select * from references_ where provenance_id = %s", (done.provenance_id,))
     assert row is not None
-    references.note_try(context.dsn, field, rcid, fid, available, row["reason"] or "")
+    references.note_try(context.dsn, field, rcid, fid, available, row["reason"] or "", rejected)
+    if row["retired"]:
+        raise NoWork(f"the same {row['nframes']} images made version {row['version']}, which is retired", rcid=rcid)
+    again = done.skipped and references.serve_again(context.dsn, row["reference_id"])
     log.info("reference %d of %d images: status %d %s", row["rfid"], row["nframes"], row["status"], row["reason"] or "")
-    return Built(int(row["rfid"]), int(row["status"]), row["reason"] or "", int(row["nframes"]), done.skipped)
+    return Built(
+        rfid=int(row["rfid"]),
+        status=int(row["status"]),
+        reason=row["reason"] or "",
+        nframes=int(row["nframes"]),
+        skipped=done.skipped and not again,
+        version=int(row["version"]),
+        reference_id=int(row["reference_id"]),
+    )
+
+
+def _left_out(available: Sequence[dict[str, Any]], selection: Selection) -> list[dict[str, Any]]:
+    """Images that were not chosen, each with its reason."""
+    return [
+        {"product_id": int(available[k]["product_id"]), "exposure": available[k]["exposure"], "reason": reason}
+        for k, reason in sorted(selection.rejected.items())
+    ]
 
 
 class _Inputs(Sequence[ReferenceInput]):
@@ -154,7 +274,12 @@ def _read(context: Context, row: dict[str, Any]) -> ReferenceInput:
 
 
 def _register(
-    cursor: Cursor, registered: Registered, subject: Subject, made: ReferenceProducts, chosen: list[dict[str, Any]]
+    cursor: Cursor,
+    registered: Registered,
+    subject: Subject,
+    made: ReferenceProducts,
+    chosen: list[dict[str, Any]],
+    rejected: list[dict[str, Any]],
 ) -> None:
     """Rows of a reference and its members."""
     assert subject.field is not None and subject.fid is not None and subject.rcid is not None
@@ -174,6 +299,11 @@ def _register(
             "jdend": max(dates),
             "magzp": made.header.get("MAGZP"),
             "maglimit": made.header.get("MAGLIM"),
+            "fwhm_px": made.header.get("SEEING"),
+            "infobits": made.infobits,
+            "limits_version": made.header.get("REFLIMV"),
+            "remarks": "; ".join(made.reasons) or None,
+            "rejected": Json(rejected),
             "provenance_id": registered.provenance_id,
             "product_id": registered.products["refimg"]["product_id"],
         },

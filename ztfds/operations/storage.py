@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from astropy.io import fits
 
 from ztfds.config.photometry import PhotometryConfig
 from ztfds.difference.products import DifferenceProducts
+from ztfds.formats import ades, streakfiles
 from ztfds.formats.atomic import Written, write_atomic
 from ztfds.formats.images import read_image, write_image
 from ztfds.formats.psf import read_psf, write_psf
@@ -29,8 +31,12 @@ from ztfds.survey import names
 from ztfds.survey.errors import BadData, FilesMissing
 from ztfds.survey.names import RawName
 
+log = logging.getLogger(__name__)
+
 SECTION_TILE = (128, 128)
 """Rows and columns of the tiles of difference images: a stamp of 31 pixels touches one and a half of them."""
+STREAK_KINDS = ("streaks", "strkades", "strkcutouts")
+"""Kinds of the products of streaks: they live in the depot, for some nights only."""
 Place = Callable[[str], Callable[[int], str]]
 """From a suffix to the function from version to path."""
 
@@ -172,11 +178,57 @@ def difference_files(made: DifferenceProducts, place: Place) -> list[OutputFile]
     """Files of a difference image."""
     lines = [f"{key} = {value:.6g}" for key, value in sorted(made.qa.items())]
     state = f"status {made.status}" + (f": {made.reason}" if made.reason else "")
+    notes = [f"streaks: {made.streaks.note}"] if made.streaks.note else []
     return [
         OutputFile("scimrefdiffimg", place("scimrefdiffimg.fits.fz"), partial(_sections, made.pixels, made.header)),
         OutputFile("diffimgpsf", place("diffimgpsf.fits"), partial(_image, made.psf, fits.Header())),
-        OutputFile("diffimlog", place("diffimlog.txt"), partial(_text, [state, *lines])),
+        OutputFile("diffimlog", place("diffimlog.txt"), partial(_text, [state, *notes, *lines])),
     ]
+
+
+def streak_files(made: DifferenceProducts, name: RawName, qid: int, image: str) -> list[OutputFile]:
+    """Files of the streaks of a difference image called `image`, for the depot: table, ADES observations, cutouts; none without.
+
+    Streaks that cannot be written are an error in the log: they must not cost the exposure its alerts.
+    """
+    if not len(made.streaks.table):
+        return []
+    try:
+        contents = _streak_contents(made, name, qid, image)
+    except (BadData, ValueError, KeyError):
+        log.exception("the streaks of %s were not written", image)
+        return []
+    return [
+        OutputFile(kind, _depot_place(name, qid, suffix), partial(_bytes, content))
+        for kind, (suffix, content) in zip(STREAK_KINDS, contents.items(), strict=True)
+    ]
+
+
+def _streak_contents(made: DifferenceProducts, name: RawName, qid: int, image: str) -> dict[str, bytes]:
+    """Contents of the files of streaks by suffix, in the order of `STREAK_KINDS`."""
+    table = made.streaks.table
+    rms = [float(made.header.get(keyword) or 0.0) for keyword in ("ASTRRMS1", "ASTRRMS2")]
+    degrees = float(np.nan_to_num(np.mean(rms)))
+    observations = ades.write_psv(ades.streak_observations(table, 3600.0 * degrees))
+    text = streakfiles.text_table(table, image)
+    member = names.product_filename(name, qid, "streaks.psv")
+    archive = streakfiles.cutout_archive(table, made.streaks.cutouts, {member: observations})
+    return {"streaks.txt": text, "streaks.psv": observations, "strkcutouts.tar.gz": archive}
+
+
+def _depot_place(name: RawName, qid: int, suffix: str) -> Callable[[int], str]:
+    """Place of a short-lived product of one quadrant, from its version; later ones live in a folder of their own."""
+    filename = names.product_filename(name, qid, suffix)
+
+    def place(version: int) -> str:
+        return names.depot_path(name.date, filename if version <= 1 else f"v{version:03d}/{filename}")
+
+    return place
+
+
+def _bytes(content: bytes, path: Path) -> Written:
+    """Write a file that is in memory."""
+    return write_atomic(path, content)
 
 
 def reference_files(made: ReferenceProducts, place: Place) -> list[OutputFile]:

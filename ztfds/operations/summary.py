@@ -52,6 +52,10 @@ class Summary:
     missed_10_min: int = 0
     transients_injected_snr10: int = 0
     transients_alerted_snr10: int = 0
+    asteroids_known: int = 0
+    asteroids_tagged: int = 0
+    asteroids_unknown: int = 0
+    asteroids_mistagged: int = 0
     astrometry_mas_ra: float | None = None
     astrometry_mas_dec: float | None = None
     zeropoint_rms_mag: float | None = None
@@ -143,6 +147,10 @@ def table(summary: Summary) -> list[str]:
             f"median {show(s.latency_s_p50, 1, ' s')}, 95 % {show(s.latency_s_p95, 1, ' s')}, {s.missed_10_min} over 10 min",
         ),
         ("injected transients", found),
+        (
+            "known asteroids",
+            f"{s.asteroids_tagged} of {s.asteroids_known} alerts named, {s.asteroids_unknown} alerts of unknown ones",
+        ),
         ("astrometry (RMS)", f"{show(s.astrometry_mas_ra, 1)} mas RA, {show(s.astrometry_mas_dec, 1)} mas Dec"),
         (
             "photometry",

@@ -10,6 +10,7 @@ import sep
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import ApertureConfig
+from ztfds.kernels import apertures as kernels
 from ztfds.kernels.detect import adaptive_moments
 from ztfds.photometry.background import Background
 from ztfds.photometry.fit import source_flags
@@ -115,8 +116,8 @@ def aperture_catalog(
     if objects.size:
         _shapes(catalog, objects, background)
         _windowed(catalog, data, usable)
-        _auto(catalog, objects, data, bad, sigma, gain, config)
-        _fixed(catalog, data, bad, sigma, gain, config)
+        _auto(catalog, objects, data, usable, sigma, gain, config)
+        _fixed(catalog, data, usable, sigma, gain, config)
     catalog["NUMBER"] = np.arange(1, objects.size + 1)
     catalog["IMAFLAGS"] = source_flags(mask, catalog["X_IMAGE"], catalog["Y_IMAGE"], edge_px)
     log.info("%d sources in the aperture catalog", objects.size)
@@ -151,13 +152,13 @@ def _auto(
     catalog: np.ndarray,
     objects: np.ndarray,
     data: np.ndarray,
-    bad: np.ndarray,
+    usable: np.ndarray,
     sigma: float,
     gain: float,
     config: ApertureConfig,
 ) -> None:
     """Kron magnitudes (Kron 1980) and half-light radii."""
-    x, y = objects["x"], objects["y"]
+    x, y, bad = objects["x"].copy(), objects["y"].copy(), ~usable
     a, b = np.maximum(objects["a"], 0.3), np.maximum(objects["b"], 0.3)
     theta = np.clip(objects["theta"], -np.pi / 2, np.pi / 2)
     kron, _ = sep.kron_radius(data, x, y, a, b, theta, 6.0, mask=bad)
@@ -168,25 +169,24 @@ def _auto(
     catalog["FLUX_AUTO"], catalog["FLUXERR_AUTO"] = flux, error
     catalog["FLAGS"] |= flag
     catalog["MAG_AUTO"], catalog["MAGERR_AUTO"] = magnitudes(flux, error)
-    half, _ = sep.flux_radius(data, x, y, 6.0 * a, 0.5, normflux=flux, mask=bad, subpix=1)
+    half = np.empty(objects.size)
+    kernels.growth_radii(data, usable, x, y, 6.0 * a, 0.5 * flux, half)
     catalog["FLUX_RADIUS"] = half
 
 
 def _fixed(
-    catalog: np.ndarray,
-    data: np.ndarray,
-    bad: np.ndarray,
-    sigma: float,
-    gain: float,
-    config: ApertureConfig,
+    catalog: np.ndarray, data: np.ndarray, usable: np.ndarray, sigma: float, gain: float, config: ApertureConfig
 ) -> None:
     """Fixed circular apertures about the windowed position."""
+    radii = 0.5 * np.sort(np.array(config.diameters_px))
+    flux, error = np.empty((2, len(catalog), radii.size))
+    flags = np.empty(len(catalog), np.int64)
     x, y = catalog["XWIN_IMAGE"].copy(), catalog["YWIN_IMAGE"].copy()
-    for k, diameter in enumerate(config.diameters_px):
-        flux, error, flag = sep.sum_circle(data, x, y, 0.5 * diameter, err=sigma, gain=gain, mask=bad, subpix=5)
-        catalog["FLUX_APER"][:, k], catalog["FLUXERR_APER"][:, k] = flux, error
-        catalog["MAG_APER"][:, k], catalog["MAGERR_APER"][:, k] = magnitudes(flux, error)
-        catalog["FLAGS"] |= flag
+    kernels.circular_apertures(data, usable, x, y, radii, sigma, gain, flux, error, flags)
+    place = np.searchsorted(radii, 0.5 * np.array(config.diameters_px))
+    catalog["FLUX_APER"], catalog["FLUXERR_APER"] = flux[:, place], error[:, place]
+    catalog["MAG_APER"], catalog["MAGERR_APER"] = magnitudes(flux[:, place], error[:, place])
+    catalog["FLAGS"] |= flags.astype(np.int32)
 
 
 def magnitudes(flux: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -259,7 +259,7 @@ class Fitter:
         A swarm is a group of sources that are all broader than the PSF and badly fitted by it, each within SWARM_FWHM of the
         next; with them go fainter ones among them that are not narrower than the PSF.
         """
-        s, quality = self.sources, self._quality()
+        s, quality = self.sources, self._quality(errors=False)
         broad = (quality[:, 3] > SWARM_CHI) & (quality[:, 4] > SWARM_SHARP)
         reach = SWARM_FWHM * self.psf.fwhm_px
         members = np.flatnonzero(broad)
@@ -286,14 +286,16 @@ class Fitter:
         self._wake(s.x[gone], s.y[gone])
         self.sources = s.keep(~gone)
 
-    def _quality(self) -> np.ndarray:
-        """(n, 6) float64 of `kernels.psf_errors.fit_quality` of all sources."""
+    def _quality(self, errors: bool = True) -> np.ndarray:
+        """(n, 6) float64 of `kernels.psf_errors.fit_quality` of all sources; without `errors` only chi and sharp."""
         s = self.sources
-        start, items = neighbour_lists(s.x, s.y, BLEND_FWHM * self.psf.fwhm_px)
+        start, items = np.zeros(len(s) + 1, np.int64), np.empty(0, np.int64)
+        if errors:
+            start, items = neighbour_lists(s.x, s.y, BLEND_FWHM * self.psf.fwhm_px)
         quality = np.empty((len(s), 6))
         fit_quality(
             self.data, self.residual, self.usable, self.phased, s.x, s.y, s.flux, s.sky, s.fit_radius, start, items,
-            self.gain, self.model_error, quality,
+            self.gain, self.model_error, errors, quality,
         )  # fmt: skip
         return quality
 

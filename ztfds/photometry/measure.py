@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ztfds.config.photometry import DetectionConfig, PhotometryConfig
+from ztfds.kernels import masks as mask_kernels
 from ztfds.kernels.psf import paint
 from ztfds.photometry import background as sky
 from ztfds.photometry.background import Background
@@ -65,7 +66,9 @@ class Scene:
 
 def usable_pixels(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(ny, nx) bool: finite pixels without a bit that makes them unusable."""
-    return ((mask & np.uint16(bits.HARD_BAD)) == 0) & np.isfinite(pixels)
+    good = np.empty(pixels.shape, bool)
+    mask_kernels.good_pixels(np.ascontiguousarray(pixels, np.float32), np.ascontiguousarray(mask), bits.HARD_BAD, good)
+    return good
 
 
 def prepare(
@@ -128,8 +131,8 @@ def _bright(
 
 def with_mask(scene: Scene, mask: np.ndarray) -> Scene:
     """The same scene after more pixels were masked: they are emptied, and detections on them are dropped."""
-    usable = scene.usable & ((mask & np.uint16(bits.HARD_BAD)) == 0)
-    scene.data[~usable] = 0.0
+    usable = scene.usable.copy()
+    mask_kernels.exclude(np.ascontiguousarray(mask), bits.HARD_BAD, usable, scene.data)
     ix = np.clip(np.rint(scene.found.x).astype(int), 0, mask.shape[1] - 1)
     iy = np.clip(np.rint(scene.found.y).astype(int), 0, mask.shape[0] - 1)
     still = usable[iy, ix]
@@ -173,7 +176,7 @@ def fit_scene(scene: Scene, psf: PsfModel, config: PhotometryConfig) -> tuple[Ps
         fitter.subtract_wings()
         fitter.correct_sky()
     fitter.converge()
-    return fitter.finish(scene.mask), fitter.psf
+    return fitter.finish(scene.mask), replace(fitter.psf, wings=fitter.wings)
 
 
 def _psf_stars(scene: Scene, config: PhotometryConfig) -> np.ndarray:

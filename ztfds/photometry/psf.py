@@ -10,9 +10,11 @@ from scipy.ndimage import spline_filter
 from ztfds.kernels import psf as kernels
 from ztfds.kernels.psf import CENTRE, HALF_NODES, NODES, OVERSAMPLING, PAD, RADIUS, STAMP
 from ztfds.kernels.psf_solve import predict
+from ztfds.photometry.wings import Wings
 
 PIXEL_WIDTH = 0.87  # a pixel widens a seeing profile's FWHM by this much in quadrature, pixels
 _GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(3)
+NO_WINGS = Wings()
 TERMS = {0: 1, 1: 3, 2: 6}  # order of the field polynomial -> number of terms
 
 
@@ -44,6 +46,8 @@ class PsfModel:
         Median square root of reduced chi square of these stars.
     error_map : (25, 25) float32 or None
         1 sigma of the PSF in the pixels of the stamp at the image centre (fraction of the flux); None for an analytic PSF.
+    wings : Wings
+        Light of a star beyond the stamp, which the fluxes of the catalog include and a fit of the stamp does not.
     """
 
     coefficients: np.ndarray
@@ -54,6 +58,12 @@ class PsfModel:
     n_stars: int = 0
     chi: float = float("nan")
     error_map: np.ndarray | None = None
+    wings: Wings = NO_WINGS
+
+    @property
+    def outside(self) -> float:
+        """Light beyond the stamp over that within it: total flux = (1 + outside) x flux of a fit of the stamp."""
+        return self.wings.outside()
 
     @property
     def order(self) -> int:
@@ -129,6 +139,7 @@ class PsfModel:
             "coefficients": np.ascontiguousarray(self.coefficients, np.float32),
             "shape": np.array(self.shape, np.int64),
             "scalars": np.array([self.fwhm_px, self.error, self.flux_error, self.n_stars, self.chi], np.float64),
+            "wings": np.array([self.wings.amplitude, self.wings.slope], np.float64),
             "error_map": error_map,
             "samples": self.samples(),
         }
@@ -148,8 +159,9 @@ class PsfModel:
             raise ValueError(f"PSF coefficients of shape {coefficients.shape}, not (1|3|6, {NODES}, {NODES})")
         fwhm, error, flux_error, n_stars, chi = (float(value) for value in arrays["scalars"])
         ny, nx = (int(value) for value in arrays["shape"])
+        wings = Wings(*(float(value) for value in arrays["wings"])) if "wings" in arrays else NO_WINGS
         error_map = arrays.get("error_map")
-        return cls(coefficients, (ny, nx), fwhm, error, flux_error, int(n_stars), chi, error_map)
+        return cls(coefficients, (ny, nx), fwhm, error, flux_error, int(n_stars), chi, error_map, wings)
 
 
 def phase(coefficients: np.ndarray) -> np.ndarray:

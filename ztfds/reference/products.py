@@ -16,6 +16,10 @@ class Psf(Protocol):
     def fwhm_px(self) -> float:
         """Full width at half maximum at the image centre, pixels."""
 
+    @property
+    def outside(self) -> float:
+        """Light of a star beyond the stamp of 25 x 25 px over that within it."""
+
     def stamp(self, x: float, y: float, size: int = 25, dx: float = 0.0, dy: float = 0.0) -> np.ndarray:
         """(size, size) float32 of sum 1: the PSF at image position (x, y), off the stamp's centre by (dx, dy) px."""
 
@@ -63,6 +67,10 @@ class ReferenceProducts:
         1 usable, 0 not.
     reason : str
         Why not; empty for status 1.
+    infobits : int
+        Bits of the limits it broke (``survey/data/reference_limits.csv``).
+    reasons : tuple of str
+        Each of these in words, also those that are not fatal.
     """
 
     pixels: np.ndarray
@@ -76,3 +84,5 @@ class ReferenceProducts:
     qa: dict[str, float] = field(default_factory=dict)
     status: int = 1
     reason: str = ""
+    infobits: int = 0
+    reasons: tuple[str, ...] = ()

@@ -12,12 +12,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from ztfds.config.difference import ReferenceConfig
+from ztfds.reference import quality
 from ztfds.reference.catalogs import Catalogs, measure_coadd
 from ztfds.reference.coadd import Coadd, coadd
 from ztfds.reference.grid import number, wcs_of
 from ztfds.reference.products import ReferenceInput, ReferenceProducts
-from ztfds.survey import bits
-from ztfds.survey.camera import FULL_SHAPE
 from ztfds.survey.errors import PsfFailed
 
 log = logging.getLogger(__name__)
@@ -75,9 +74,10 @@ def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceP
     except PsfFailed as error:
         catalogs, reason = None, f"no PSF: {error}"
     header = _header(base, headers, images, catalogs, saturate, config)
-    qa = _quality(headers, images, catalogs)
-    reason = "; ".join(text for text in (reason, _verdict(qa, base.shape, config)) if text)
-    header["STATUS"] = (0 if reason else 1, "overall processing flag: 0 = bad; 1 = usable")
+    qa = quality.metrics(headers, images, catalogs, header.get("MAGLIM"), config.reference_zeropoint_mag)
+    verdict = quality.judge(qa, base.shape, config)
+    reason = "; ".join(text for text in (reason, verdict.reason) if text)
+    _note_verdict(header, verdict, config)
     log.info("reference of %d frames: %s", len(inputs), reason or "usable")
     return ReferenceProducts(
         pixels=images.pixels,
@@ -89,9 +89,20 @@ def run(inputs: Sequence[ReferenceInput], config: ReferenceConfig) -> ReferenceP
         psfcat=np.zeros(0) if catalogs is None else catalogs.psfcat,
         sexcat=np.zeros(0) if catalogs is None else catalogs.sexcat,
         qa=qa,
-        status=0 if reason else 1,
+        status=verdict.status,
         reason=reason,
+        infobits=verdict.infobits,
+        reasons=verdict.reasons,
     )
+
+
+def _note_verdict(header: fits.Header, verdict: quality.Verdict, config: ReferenceConfig) -> None:
+    """What the table of limits says of the co-add, as cards."""
+    header["STATUS"] = (verdict.status, "overall processing flag: 0 = bad; 1 = usable")
+    header["REFBITS"] = (verdict.infobits, "broken limits of reference_limits.csv")
+    header["REFLIMV"] = (config.limits_version, "version of that table")
+    for text in verdict.reasons:
+        header.add_comment(text)
 
 
 def _base(inputs: Sequence[ReferenceInput], headers: Sequence[fits.Header]) -> _Base:
@@ -153,7 +164,7 @@ def _header(
         if value is not None:
             header[keyword] = (value, comment)
     for k, (item, scale) in enumerate(zip(headers, images.scales, strict=True), start=1):
-        header[f"INP{k:02d}"] = (str(item.get("FILENAME", item.get("EXPID", k))), f"input, scaled by {scale:.4f}")
+        header[f"INP{k:02d}"] = (str(item.get("FILENAME", item.get("EXPID", k))), f"x {scale:.4f}")
     return header
 
 
@@ -165,41 +176,3 @@ def _limit(images: Coadd, catalogs: Catalogs | None, config: ReferenceConfig) ->
     stamp = catalogs.psf.stamp(0.5 * (nx - 1), 0.5 * (ny - 1))
     sigma = np.sqrt(images.sky_variance / np.sum(stamp.astype(float) ** 2))
     return float(config.reference_zeropoint_mag - 2.5 * np.log10(5 * sigma))
-
-
-def _quality(headers: Sequence[fits.Header], images: Coadd, catalogs: Catalogs | None) -> dict[str, float]:
-    """Numbers that judge a reference."""
-    covered = images.coverage > 0
-    least = min(5, len(headers))
-    seeing, dates = _values(headers, "SEEING"), _values(headers, "OBSJD")
-    nan = float("nan")
-    scales = np.array(images.scales)
-    return {
-        "nframes": float(len(headers)),
-        "jd_range": float(np.ptp(dates)) if dates.size else nan,
-        "npixsat": float(np.count_nonzero(images.mask & bits.SATURATED)),
-        "npixnan": float(np.count_nonzero(images.mask & bits.NAN)),
-        "covered_fraction": float(np.mean(images.coverage >= least)),
-        "median_coverage": float(np.median(images.coverage)),
-        "median_uncertainty_dn": float(np.median(images.uncertainty[covered])) if covered.any() else nan,
-        "sky_sigma_dn": float(np.sqrt(images.sky_variance)),
-        "measured_sigma_dn": catalogs.rms_dn if catalogs else nan,
-        "rejected_fraction": images.rejected_fraction,
-        "scale_min": float(scales.min()),
-        "scale_max": float(scales.max()),
-        "seeing_min": float(seeing.min()) if seeing.size else nan,
-        "seeing_max": float(seeing.max()) if seeing.size else nan,
-        "fwhm_px": catalogs.psf.fwhm_px if catalogs else nan,
-        "nsources": float(len(catalogs.psfcat)) if catalogs else 0.0,
-    }
-
-
-def _verdict(qa: dict[str, float], shape: tuple[int, int], config: ReferenceConfig) -> str:
-    """Why the reference is not usable; empty when it is."""
-    needed = config.min_sources * shape[0] * shape[1] / (FULL_SHAPE[0] * FULL_SHAPE[1])
-    rules = (
-        (qa["covered_fraction"] < config.min_coverage_fraction, f"only {100 * qa['covered_fraction']:.0f} % covered"),
-        (qa["fwhm_px"] > config.max_fwhm_px, f"FWHM {qa['fwhm_px']:.2f} px"),
-        (qa["nsources"] < needed, f"{qa['nsources']:.0f} sources"),
-    )
-    return "; ".join(text for broken, text in rules if broken)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ztfds.config.difference import ReferenceConfig
+from ztfds.survey.limits import Limit, reference_limits
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ def _number(row: Mapping[str, Any], name: str) -> float:
 def select(candidates: Sequence[Mapping[str, Any]], config: ReferenceConfig) -> Selection:
     """Choose the input images of a reference.
 
-    Candidates of one field, readout channel and filter are cut by STATUS, date, seeing, zero point (against the
-    candidates' median), colour coefficient (likewise), calibration scatter, limiting magnitude, sky, noise and
-    astrometric residuals; a keyword that is absent is not judged, except SEEING and MAGZP, which are needed. The
+    Candidates of one field, readout channel and filter are cut by the rules of ``survey/data/reference_limits.csv``: STATUS,
+    date, seeing, zero point (against the candidates' median), colour coefficient (likewise), calibration scatter, limiting
+    magnitude, sky, noise and astrometric residuals; a keyword that is absent is not judged, except SEEING and MAGZP, which are needed. The
     survivors are sorted by ascending FWHM and the first `max_inputs` taken; fewer than `min_inputs` are no reference.
 
     Parameters
@@ -63,7 +64,9 @@ def select(candidates: Sequence[Mapping[str, Any]], config: ReferenceConfig) -> 
     Selection
     """
     table = {name: np.array([_number(row, name) for row in candidates]) for name in _KEYWORDS}
-    rejected = {k: reason for k in range(len(candidates)) if (reason := _judge(table, k, config))}
+    metrics = _metrics(table)
+    rules = reference_limits("input", config.limits_version, config.overrides)
+    rejected = {k: reason for k in range(len(candidates)) if (reason := _judge(metrics, k, rules))}
     good = [k for k in range(len(candidates)) if k not in rejected]
     good.sort(key=lambda k: (table["SEEING"][k], table["OBSJD"][k]))
     if len(good) < config.min_inputs:
@@ -79,28 +82,31 @@ _KEYWORDS = (
 )  # fmt: skip
 
 
+def _metrics(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the rules judge, one value for each candidate; NaN where it is not known."""
+    return {
+        "usable": table["STATUS"],
+        "seeing_px": table["SEEING"],
+        "maglim_mag": table["MAGLIM"],
+        "zeropoint_mag": table["MAGZP"],
+        "zeropoint_rms_mag": table["MAGZPRMS"],
+        "zeropoint_deviation_mag": np.abs(table["MAGZP"] - _median(table["MAGZP"])),
+        "colour_deviation": np.abs(table["CLRCOEFF"] - _median(table["CLRCOEFF"])),
+        "first_jd": table["OBSJD"],
+        "sky_dn": table["MEDSKY"],
+        "noise_dn": table["SKYSIG"],
+        "astrometric_rms_arcsec": 3600 * np.fmax(table["ASTRRMS1"], table["ASTRRMS2"]),
+    }
+
+
 def _median(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if known.size else math.nan
 
 
-def _judge(table: dict[str, np.ndarray], k: int, config: ReferenceConfig) -> str:
-    """Why candidate k is no input; empty when it may be one. A NaN fails no comparison."""
-    v = {name: float(values[k]) for name, values in table.items()}
-    zeropoint = abs(v["MAGZP"] - _median(table["MAGZP"]))
-    colour = abs(v["CLRCOEFF"] - _median(table["CLRCOEFF"]))
-    astrometry = 3600 * float(np.fmax(v["ASTRRMS1"], v["ASTRRMS2"]))
-    rules = (
-        (v["STATUS"] == 0, "not usable (STATUS 0)"),
-        (math.isnan(v["SEEING"]) or math.isnan(v["MAGZP"]), "no seeing or no zero point"),
-        (v["OBSJD"] < config.first_jd, f"JD {v['OBSJD']:.2f} is before {config.first_jd}"),
-        (v["SEEING"] > config.max_seeing_px, f"seeing {v['SEEING']:.2f} px"),
-        (v["MAGLIM"] < config.min_maglim, f"limiting magnitude {v['MAGLIM']:.2f}"),
-        (v["MAGZPRMS"] > config.max_zeropoint_rms, f"calibration scatter {v['MAGZPRMS']:.3f} mag"),
-        (zeropoint > config.max_zeropoint_deviation, f"zero point {v['MAGZP']:.2f} is {zeropoint:.2f} mag off"),
-        (colour > config.max_colour_deviation, f"colour coefficient {v['CLRCOEFF']:.2f} is {colour:.2f} off"),
-        (v["MEDSKY"] > config.max_background_dn, f"sky {v['MEDSKY']:.0f} DN"),
-        (v["SKYSIG"] > config.max_noise_dn, f"noise {v['SKYSIG']:.1f} DN"),
-        (astrometry > config.max_astrometric_rms_arcsec, f"astrometric scatter {astrometry:.2f} arcsec"),
-    )
-    return next((text for broken, text in rules if broken), "")
+def _judge(metrics: dict[str, np.ndarray], k: int, rules: Sequence[Limit]) -> str:
+    """Why candidate k is no input; empty when it may be one."""
+    if math.isnan(metrics["seeing_px"][k]) or math.isnan(metrics["zeropoint_mag"][k]):
+        return "no seeing or no zero point"
+    values = ((rule, float(metrics[rule.name][k])) for rule in rules)
+    return next((rule.explained(value) for rule, value in values if rule.broken(value)), "")

@@ -144,8 +144,19 @@ def count_of_program(dsn: str, nid: int, programid: int) -> int:
     return int(fetch_all(dsn, query, (nid, programid))[0]["n"])
 
 
-def packets_of_program(dsn: str, nid: int, programid: int) -> Iterator[tuple[int, bytes]]:
+def pruned_of_program(dsn: str, nid: int, programid: int) -> int:
+    """Number of a night's alerts of one program whose packets have left the outbox for the archive."""
+    query = (
+        "select count(*)::int as n from alert_outbox where nid = %s and programid = %s"
+        " and packet is null and archive_path is not null"
+    )
+    return int(fetch_all(dsn, query, (nid, programid))[0]["n"])
+
+
+def packets_of_program(dsn: str, nid: int, programid: int, *, only_kept: bool = False) -> Iterator[tuple[int, bytes]]:
     """Packets of a night's alerts of one program, by candidate number; some hundred are in memory at a time.
+
+    With `only_kept` those whose packets have left the outbox are passed over.
 
     Yields
     ------
@@ -161,8 +172,9 @@ def packets_of_program(dsn: str, nid: int, programid: int) -> Iterator[tuple[int
         with answering(connection), connection, connection.cursor("packets") as cursor:
             cursor.itersize = 200
             cursor.execute(
-                "select candid, packet from alert_outbox where nid = %s and programid = %s order by candid",
-                (nid, programid),
+                "select candid, packet from alert_outbox where nid = %s and programid = %s"
+                " and not (%s and packet is null and archive_path is not null) order by candid",
+                (nid, programid, only_kept),
             )
             for candid, packet in cursor:
                 if packet is None:

@@ -133,7 +133,17 @@ def register(cursor: Cursor, subject: Subject, values: Mapping[str, Any]) -> dic
     return row
 
 
-def register_document(dsn: str, *, kind: str, dataset: str, nid: int, written: Written, archive: Path) -> int:
+def register_document(
+    dsn: str,
+    *,
+    kind: str,
+    dataset: str,
+    nid: int,
+    written: Written,
+    archive: Path,
+    meta: Mapping[str, Any] | None = None,
+    programid: int | None = None,
+) -> int:
     """Register a document that lies in the archive (a report): a new content replaces the former version.
 
     Parameters
@@ -147,6 +157,10 @@ def register_document(dsn: str, *, kind: str, dataset: str, nid: int, written: W
         The file, below `archive`.
     archive : Path
         Root of the archive.
+    meta : mapping, optional
+        Figures that are kept with the row.
+    programid : int, optional
+        Program whose members alone may have it.
 
     Returns
     -------
@@ -164,7 +178,12 @@ def register_document(dsn: str, *, kind: str, dataset: str, nid: int, written: W
         note_versions(cursor, step, f"{step.name}/{step.version}", None)
         file = {"filename": written.path.name, "path": path, "bytes": written.bytes, "sha256": written.sha256}
         values = {"provenance_id": provenance, "kind": kind, "step": step.name, "version": version, **file}
-        row = register(cursor, Subject(dataset, nid=nid), {**values, "swversion": f"{step.name}/{step.version}"})
+        values |= {"meta": dict(meta)} if meta else {}
+        row = register(
+            cursor,
+            Subject(dataset, nid=nid, programid=programid),
+            {**values, "swversion": f"{step.name}/{step.version}"},
+        )
         return int(row["product_id"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg2.extras
 
 from ztfds.registry.database import Cursor, fetch_all, fetch_one, insert, rows, transaction
+from ztfds.registry.reference_queue import Wish, enqueue
 from ztfds.survey.errors import ReferenceMissing
 
 
@@ -18,18 +19,22 @@ def record(cursor: Cursor, values: Mapping[str, Any], members: Sequence[Mapping[
     ----------
     cursor : psycopg2 cursor
     values : mapping
-        rfid, field, rcid, fid, version, status, reason, infobits, nframes, jdstart, jdend, magzp, maglimit,
-        provenance_id, product_id. One with status 0 never replaces one with status 1.
+        rfid, field, rcid, fid, version, status, reason, remarks, infobits, limits_version, nframes, jdstart, jdend, magzp,
+        maglimit, fwhm_px, rejected, provenance_id, product_id. One with status 0 never replaces one with status 1.
     members : sequence of mappings
         product_id and exposure of every image in it.
     """
     where = (values["field"], values["rcid"], values["fid"])
     current = rows(
         cursor,
-        "select vbest, status from references_ where field = %s and rcid = %s and fid = %s and vbest > 0 for update",
+        "select vbest, status, provenance_id from references_ where field = %s and rcid = %s and fid = %s and vbest > 0"
+        " for update",
         where,
     )
     keeps = bool(current) and (current[0]["vbest"] == 2 or current[0]["status"] > values["status"])
+    if keeps:
+        _serve(cursor, values["provenance_id"], 0)
+        _serve(cursor, current[0]["provenance_id"], current[0]["vbest"])
     if not keeps:
         cursor.execute("update references_ set vbest = 0 where field = %s and rcid = %s and fid = %s", where)
     row = insert(
@@ -46,6 +51,26 @@ def record(cursor: Cursor, values: Mapping[str, Any], members: Sequence[Mapping[
         [(row["reference_id"], member["product_id"], member.get("exposure")) for member in members],
     )
     return int(row["reference_id"])
+
+
+def _serve(cursor: Cursor, provenance_id: str, vbest: int) -> None:
+    """Say which of the products of two versions are served, as of the references themselves."""
+    cursor.execute("update products set vbest = %s where provenance_id = %s", (vbest, provenance_id))
+
+
+def serve_again(dsn: str, reference_id: int) -> bool:
+    """Serve an older, usable version where none is served now; whether it is."""
+    with transaction(dsn) as cursor:
+        found = rows(
+            cursor,
+            "update references_ r set vbest = 1 where reference_id = %s and status = 1 and not retired and not exists ("
+            " select 1 from references_ o where (o.field, o.rcid, o.fid) = (r.field, r.rcid, r.fid) and o.vbest > 0)"
+            " returning provenance_id",
+            (reference_id,),
+        )
+        for row in found:
+            _serve(cursor, row["provenance_id"], 1)
+        return bool(found)
 
 
 def usable(dsn: str, field: int, rcid: int, fid: int) -> dict[str, Any]:
@@ -132,8 +157,16 @@ def wanted(dsn: str, minimum: int, nid: int | None = None, nights: int = 1) -> l
     return fetch_all(dsn, query, {"minimum": minimum, "nid": nid, "nights": nights})
 
 
-def note_try(dsn: str, field: int, rcid: int, fid: int, available: Sequence[Mapping[str, Any]], reason: str) -> None:
-    """Note an attempt at a reference: from which images (rows of `inputs`) it was tried, and why there is none, if so."""
+def note_try(
+    dsn: str,
+    field: int,
+    rcid: int,
+    fid: int,
+    available: Sequence[Mapping[str, Any]],
+    reason: str,
+    rejected: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Note an attempt at a reference: from which images (rows of `inputs`), which were left out, why there is none, if so."""
     values = {
         "field": field,
         "rcid": rcid,
@@ -141,6 +174,7 @@ def note_try(dsn: str, field: int, rcid: int, fid: int, available: Sequence[Mapp
         "inputs": len(available),
         "last_input": max((int(row["product_id"]) for row in available), default=0),
         "reason": reason or None,
+        "rejected": psycopg2.extras.Json(list(rejected)),
     }
     with transaction(dsn) as cursor:
         insert(
@@ -148,15 +182,28 @@ def note_try(dsn: str, field: int, rcid: int, fid: int, available: Sequence[Mapp
             "reference_tries",
             values,
             "on conflict (field, rcid, fid) do update set inputs = excluded.inputs, last_input = excluded.last_input,"
-            " reason = excluded.reason, tried = now()",
+            " reason = excluded.reason, rejected = excluded.rejected, tried = now()",
         )
 
 
-def want_again(dsn: str, reference_id: int, reason: str) -> None:
-    """Put a reference into the queue of those to be made anew, once; it is used until the new one is there."""
+def want_again(
+    dsn: str, reference_id: int, reason: str, origin: str = "defective input", who: str = "verdict", priority: int = 3
+) -> None:
+    """Put a reference into the queue of those to be made anew, once; it is used until the new one is there.
+
+    Parameters
+    ----------
+    dsn : str
+    reference_id : int
+    reason : str
+        One line.
+    origin, who, priority
+        See `ztfds.registry.reference_queue.Wish`.
+    """
     with transaction(dsn) as cursor:
-        statement = "update references_ set regenerate = true, reason = %s where reference_id = %s"
-        cursor.execute(statement, (reason, reference_id))
+        statement = "update references_ set reason = %s where reference_id = %s returning field, rcid, fid"
+        for row in rows(cursor, statement, (reason, reference_id)):
+            enqueue(cursor, row["field"], row["rcid"], row["fid"], Wish(origin, reason, who, priority, reference_id))
         cursor.execute(
             "update reference_tries t set inputs = 0 from references_ r where r.reference_id = %s"
             " and (t.field, t.rcid, t.fid) = (r.field, r.rcid, r.fid)",

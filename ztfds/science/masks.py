@@ -16,7 +16,8 @@ from ztfds.survey import bits
 logger = logging.getLogger(__name__)
 
 _UNUSABLE = bits.LOW_RESPONSE | bits.NOISY | bits.DEAD | bits.NAN
-_EVERY = (slice(None, None, 4), slice(None, None, 4))
+_SAMPLES = 60_000
+"""Pixels that tell the noise of the sky: half of them lie below its level and make it good to half a per cent."""
 BRIGHT_STAR_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("mag", "f8")])
 """Bright catalog stars: position in pixels of this quadrant (0-based, may lie outside the image) and magnitude."""
 
@@ -85,10 +86,10 @@ def mask_artifacts(
     level = _level_map(background, pixels.shape)
     state = _state(pixels, out, config)
     noise = sky_noise(pixels, level, state, gain, readnoise)
-    sky = float(np.median(level[_EVERY]))
+    sky = float(np.median(_thinned(level)))
     read_variance = noise**2 - max(sky, 0.0) / gain
     n_hits = find_hits(pixels, level, state, gain, read_variance, psf_fwhm, config)
-    np.bitwise_or(out, np.uint16(bits.SPIKE), out=out, where=state == 1)
+    masks.mark_state(state, 1, bits.SPIKE, out)
     tracks = find_tracks(pixels, level, state, noise, config)
     paint_tracks(out, tracks)
     if bright_stars is not None:
@@ -105,13 +106,19 @@ def _level_map(background: np.ndarray | float, shape: tuple[int, ...]) -> np.nda
     return np.ascontiguousarray(background, np.float32)
 
 
+def _thinned(image: np.ndarray) -> np.ndarray:
+    """Every n-th pixel of every n-th row, at least `_SAMPLES` where the image has so many."""
+    step = max(1, int(math.sqrt(image.size / _SAMPLES)))
+    return image[::step, ::step]
+
+
 def sky_noise(pixels: np.ndarray, level: np.ndarray, state: np.ndarray, gain: float, readnoise: float) -> float:
     """Noise of a sky pixel, DN: from gain and read noise, or as measured on pixels below the sky level if that is more.
 
     Arguments as for `mask_artifacts`; `state` is 0 for usable pixels. With too small a noise the search would eat the sky.
     """
-    expected = math.sqrt(max(float(np.median(level[_EVERY])), 0.0) / gain + (readnoise / gain) ** 2)
-    below = (level[_EVERY] - pixels[_EVERY])[state[_EVERY] == 0]
+    expected = math.sqrt(max(float(np.median(_thinned(level))), 0.0) / gain + (readnoise / gain) ** 2)
+    below = (_thinned(level) - _thinned(pixels))[_thinned(state) == 0]
     below = below[below > 0]
     measured = 1.4826 * float(np.median(below)) if below.size > 100 else 0.0
     return max(expected, measured)
@@ -119,7 +126,7 @@ def sky_noise(pixels: np.ndarray, level: np.ndarray, state: np.ndarray, gain: fl
 
 def _state(pixels: np.ndarray, mask: np.ndarray, config: MaskConfig) -> np.ndarray:
     """Which pixels may be looked at (0) and which not (2): bad ones, and saturated ones with a margin."""
-    state = np.zeros(pixels.shape, np.uint8)
+    state = np.empty(pixels.shape, np.uint8)
     masks.unusable_pixels(pixels, mask, _UNUSABLE, bits.SATURATED, config.saturated_margin_px, state)
     return state
 

@@ -16,6 +16,7 @@ from ztfds.calibration.products import CalibrationImage
 from ztfds.config.photometry import ScienceConfig
 from ztfds.detrend.apply import detrend
 from ztfds.detrend.split import SplitQuadrant
+from ztfds.kernels import masks as mask_kernels
 from ztfds.photometry import apertures, limits, measure, zeropoint
 from ztfds.photometry.apertures import ApertureCorrections
 from ztfds.photometry.background import Background
@@ -307,8 +308,9 @@ def _mask(
         pixels, scene.mask, scene.background.level, scene.gain, readnoise, scene.fwhm_px, config.masks, stars,
         (float(axis[0]), float(axis[1])), inputs.camera.pixel_scale_arcsec,
     )  # fmt: skip
-    for name, bit in (("spike", bits.SPIKE), ("track", bits.TRACK), ("ghost", bits.GHOST), ("halo", bits.HALO)):
-        notes.metrics[f"{name}_pixels"] = float(np.count_nonzero(found.mask & np.uint16(bit)))
+    names = {"spike": bits.SPIKE, "track": bits.TRACK, "ghost": bits.GHOST, "halo": bits.HALO}
+    for name, count in zip(names, _count_bits(found.mask, *names.values()), strict=True):
+        notes.metrics[f"{name}_pixels"] = float(count)
     notes.metrics["n_tracks"] = float(len(found.tracks))
     notes.say(f"{found.n_hit_pixels} pixels hit by radiation, {notes.metrics['track_pixels']:.0f} in tracks")
     for track in found.tracks:
@@ -498,8 +500,16 @@ def _mark_sources(mask: np.ndarray, footprint: np.ndarray, psfcat: np.ndarray | 
 
 def _count_pixels(mask: np.ndarray, notes: _Notes) -> None:
     """Percentages of saturated and of bad pixels."""
-    notes.metrics["saturated_percent"] = 100.0 * np.count_nonzero(mask & np.uint16(bits.SATURATED)) / mask.size
-    notes.metrics["bad_percent"] = 100.0 * np.count_nonzero(mask & np.uint16(bits.HARD_BAD)) / mask.size
+    saturated, bad = _count_bits(mask, bits.SATURATED, bits.HARD_BAD)
+    notes.metrics["saturated_percent"] = 100.0 * saturated / mask.size
+    notes.metrics["bad_percent"] = 100.0 * bad / mask.size
+
+
+def _count_bits(mask: np.ndarray, *patterns: int) -> np.ndarray:
+    """Pixels that have any bit of each pattern."""
+    counts = np.empty(len(patterns), np.int64)
+    mask_kernels.count_bits(mask, np.array(patterns, np.uint16), counts)
+    return counts
 
 
 def _header(

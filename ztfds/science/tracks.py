@@ -42,10 +42,9 @@ the others' significance by its share of their cells only."""
 _STRIP_HALF_WIDTH = 32
 _SEARCH_REACH = 10
 _SIGNAL_HALF_WIDTH = 1
+_SIDE_WIDTH = 12
 _PIECE_SCALES = (1, 3)
 """Pieces are judged at the configured length, and three times longer for lines too faint for that."""
-_MEDIAN_NOISE = 1.2533
-"""Standard error of a median of normal numbers over that of their mean, sqrt(pi / 2)."""
 
 
 @dataclass(frozen=True)
@@ -268,21 +267,10 @@ def _shifted(line: Line, d0: float, d1: float) -> Line:
 
 
 def _pieces(strip: np.ndarray, noise: float, length: int) -> np.ndarray:
-    """Significance of the line in each piece: median of its middle minus median of both sides; 0 where too few pixels."""
-    middle = slice(_STRIP_HALF_WIDTH - _SIGNAL_HALF_WIDTH, _STRIP_HALF_WIDTH + _SIGNAL_HALF_WIDTH + 1)
-    pieces = []
-    for piece in np.array_split(strip, max(strip.shape[0] // length, 2)):
-        inner = piece[:, middle]
-        outer = np.concatenate((piece[:, :12], piece[:, -12:]), axis=1)
-        inner, outer = inner[np.isfinite(inner)], outer[np.isfinite(outer)]
-        if 2 * inner.size < piece.shape[0] * (2 * _SIGNAL_HALF_WIDTH + 1) or outer.size < inner.size:
-            pieces.append(0.0)
-            continue
-        # Crowding widens the distribution of what should be sky.
-        scatter = max(noise, 1.4826 * float(np.median(np.abs(outer - np.median(outer)))))
-        error = _MEDIAN_NOISE * scatter * math.sqrt(1.0 / inner.size + 1.0 / outer.size)
-        pieces.append(float(np.median(inner) - np.median(outer)) / error)
-    return np.array(pieces)
+    """Significance of the line in each piece of about `length` rows; 0 where too few pixels."""
+    pieces = np.empty(max(strip.shape[0] // length, 2))
+    kernels.piece_significance(strip, _SIGNAL_HALF_WIDTH, _SIDE_WIDTH, noise, pieces)
+    return pieces
 
 
 def _longest(pieces: np.ndarray, config: MaskConfig) -> tuple[int, int] | None:
@@ -343,7 +331,7 @@ def _half_width(profile: np.ndarray, noise: float, rows: int, config: MaskConfig
     """
     middle = profile.size // 2
     sides = np.concatenate((profile[: middle // 2], profile[-(middle // 2) :]))
-    scatter = max(_MEDIAN_NOISE * noise / math.sqrt(rows), 1.4826 * float(np.median(np.abs(sides))))
+    scatter = max(kernels.MEDIAN_NOISE * noise / math.sqrt(rows), 1.4826 * float(np.median(np.abs(sides))))
     floor = max(config.track_left_sigma * noise, 2.0 * scatter)
     reach = 1
     for side in (profile[middle:], profile[middle::-1]):

@@ -39,6 +39,13 @@ class SkyConfig(StepConfig):
     fast_movers_per_quadrant: float = Field(
         default=0.15, description="mean number of streaking near-Earth objects per quadrant"
     )
+    fast_mover_length_px: tuple[float, float] = Field(
+        default=(8.0, 60.0), description="px; range of the lengths of their streaks, evenly spread in the logarithm"
+    )
+    fast_mover_snr: tuple[float, float] = Field(
+        default=(12.0, 80.0),
+        description="range of the S/N of their whole streaks under nominal conditions, in the logarithm",
+    )
 
 
 class OpticsConfig(StepConfig):

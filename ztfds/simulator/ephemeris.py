@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from astropy.coordinates import get_body_barycentric
+from astropy.time import Time
 from numpy.typing import NDArray
 
 from ztfds.simulator.sky import separation_deg, unit_vectors
 
 LATITUDE_DEG, LONGITUDE_DEG, ALTITUDE_M = 33.3573, -116.8598, 1668.0
 AU_LIGHT_DAYS = 0.005775518
+TT_MINUS_UTC_D = 69.184 / 86400.0
+"""Since 2017."""
 _OBLIQUITY = math.radians(23.4393)
+_EARTH_RADIUS_AU = 6378.137 / 149597870.7
 
 
 def sidereal_deg(jd: float) -> float:
@@ -27,6 +33,19 @@ def sun_vector(jd: float) -> NDArray[np.float64]:
     lon = math.radians(280.460 + 0.9856474 * n + 1.915 * math.sin(g) + 0.020 * math.sin(2 * g))
     dist = 1.00014 - 0.01671 * math.cos(g) - 0.00014 * math.cos(2 * g)
     return dist * ecliptic_to_equatorial(np.array([math.cos(lon), math.sin(lon), 0.0]))
+
+
+@lru_cache(maxsize=64)
+def observer_vector(jd: float) -> NDArray[np.float64]:
+    """Heliocentric equatorial position (AU) of the observatory: astropy's Earth (12 km), and a turning ellipsoid (0.02 arcsec)."""
+    time = Time(jd, format="jd", scale="utc")
+    earth, sun = (get_body_barycentric(body, time, ephemeris="builtin").xyz.to_value("au") for body in ("earth", "sun"))
+    phi, theta, f = math.radians(LATITUDE_DEG), math.radians(sidereal_deg(jd)), 1 / 298.257
+    c = 1 / math.sqrt(math.cos(phi) ** 2 + (1 - f) ** 2 * math.sin(phi) ** 2)
+    height = ALTITUDE_M / 6378137.0
+    across, up = (c + height) * math.cos(phi), ((1 - f) ** 2 * c + height) * math.sin(phi)
+    site = np.array([across * math.cos(theta), across * math.sin(theta), up]) * _EARTH_RADIUS_AU
+    return np.asarray(earth - sun + site)
 
 
 def ecliptic_to_equatorial(v: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ztfds.simulator.ephemeris import AU_LIGHT_DAYS, ecliptic_to_equatorial, sun_vector
+from ztfds.simulator.ephemeris import AU_LIGHT_DAYS, ecliptic_to_equatorial, observer_vector
 from ztfds.simulator.optics import TrueWcs, distortion, true_wcs
 from ztfds.simulator.schedule import Plan, nominal_mag
 from ztfds.simulator.sky import sky_patch, unit_vectors
@@ -32,7 +32,8 @@ TRANSIENT = np.dtype(
 )
 ASTEROID = np.dtype([("id", "i8"), ("pos", "f8", 3), ("vel", "f8", 3), ("r", "f4"), ("norm", "f8")])
 FAST = np.dtype([("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("jd", "f8"), ("rate", "f8"), ("pa", "f8"), ("r", "f4")])
-_GM = 0.01720209895**2  # AU^3 / d^2, the Gaussian constant squared
+GM = 0.01720209895**2
+"""AU^3 / d^2, the Gaussian constant squared."""
 _COLOUR = {"transient": (0.10, 0.05), "asteroid": (0.55, 0.20)}
 
 
@@ -118,7 +119,7 @@ def asteroids(plan: Plan) -> NDArray[np.void]:
     n = ra.size
     out = np.zeros(n, ASTEROID)
     out["id"] = 6_000_000_000_000 + np.arange(n)
-    earth, line, r = -sun_vector(plan.onset_jd + 0.25), unit_vectors(ra, dec), rng.uniform(2.1, 3.2, n)
+    earth, line, r = observer_vector(plan.onset_jd + 0.25), unit_vectors(ra, dec), rng.uniform(2.1, 3.2, n)
     along = line @ earth
     delta = -along + np.sqrt(along**2 - earth @ earth + r**2)
     pos = earth + delta[:, None] * line
@@ -136,32 +137,38 @@ def _orbital_velocity(rng: np.random.Generator, pos: F64, r: F64) -> F64:
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     tilt = np.radians(rng.normal(0, 7.0, n))[:, None]
     normal = normal * np.cos(tilt) + np.cross(radial, normal) * np.sin(tilt)
-    speed = np.sqrt(_GM * (2 / r - 1 / (r * rng.uniform(0.92, 1.08, n))))
+    speed = np.sqrt(GM * (2 / r - 1 / (r * rng.uniform(0.92, 1.08, n))))
     lean = rng.normal(0, 0.08, n)[:, None]
     return speed[:, None] * (np.cross(normal, radial) * np.sqrt(1 - lean**2) + radial * lean)
 
 
 def asteroid_positions(plan: Plan, jd: float) -> tuple[F64, F64, F64]:
-    """Apparent right ascension, declination (degrees, geocentric, light time allowed for) and r magnitudes at a date."""
+    """Apparent right ascension, declination (degrees, from Palomar, light time allowed for) and r magnitudes at a date."""
     table = asteroids(plan)
-    epoch, earth = plan.onset_jd + 0.25, -sun_vector(jd)
-    pos = _kepler(table["pos"], table["vel"], jd - epoch)
+    epoch, earth = plan.onset_jd + 0.25, observer_vector(jd)
+    pos, _ = _kepler(table["pos"], table["vel"], jd - epoch)
     delta = np.linalg.norm(pos - earth, axis=1)
-    pos = _kepler(table["pos"], table["vel"], jd - epoch - AU_LIGHT_DAYS * delta)
+    pos, _ = _kepler(table["pos"], table["vel"], jd - epoch - AU_LIGHT_DAYS * delta)
     seen = pos - earth
     delta, r = np.linalg.norm(seen, axis=1), np.linalg.norm(pos, axis=1)
     ra = np.degrees(np.arctan2(seen[:, 1], seen[:, 0])) % 360.0
     return ra, np.degrees(np.arcsin(seen[:, 2] / delta)), table["r"] + 5 * np.log10(r * delta) - table["norm"]
 
 
-def _kepler(pos: F64, vel: F64, dt: F64 | float) -> F64:
-    """Two-body positions `dt` days later: Runge-Kutta of fourth order in steps of a day or less (error < 1e-9 AU)."""
+def asteroid_states(plan: Plan, jd: float) -> tuple[F64, F64]:
+    """Heliocentric positions and velocities (AU, AU/d, equatorial) at a date, no light time."""
+    table = asteroids(plan)
+    return _kepler(table["pos"], table["vel"], jd - plan.onset_jd - 0.25)
+
+
+def _kepler(pos: F64, vel: F64, dt: F64 | float) -> tuple[F64, F64]:
+    """Two-body positions and velocities `dt` days later: Runge-Kutta of fourth order in steps of a day or less (error < 1e-9 AU)."""
     dt = np.broadcast_to(np.asarray(dt, float), pos.shape[:1])
     steps = max(1, int(np.ceil(np.max(np.abs(dt), initial=0.0))))
     h = (dt / steps)[:, None]
 
     def pull(p: F64) -> F64:
-        return -_GM * p / np.sum(p * p, axis=1, keepdims=True) ** 1.5
+        return -GM * p / np.sum(p * p, axis=1, keepdims=True) ** 1.5
 
     p, v = pos.copy(), vel.copy()
     for _ in range(steps):
@@ -172,7 +179,7 @@ def _kepler(pos: F64, vel: F64, dt: F64 | float) -> F64:
         a3 = pull(p3)
         p4, v4 = p + h * v3, v + h * a3
         p, v = p + h / 6 * (v + 2 * v2 + 2 * v3 + v4), v + h / 6 * (a1 + 2 * a2 + 2 * a3 + pull(p4))
-    return p
+    return p, v
 
 
 def _scatter(plan: Plan, rng: np.random.Generator, mean: float) -> tuple[F64, F64]:
@@ -190,7 +197,7 @@ def _scatter(plan: Plan, rng: np.random.Generator, mean: float) -> tuple[F64, F6
 
 @lru_cache(maxsize=4)
 def fast_movers(plan: Plan) -> NDArray[np.void]:
-    """Near-Earth objects (dtype FAST) that pass a field during one of its science exposures, trailed by 8 to 60 px.
+    """Near-Earth objects (dtype FAST) that pass a field during one of its science exposures, trailed by some pixels.
 
     `rate` degrees per day, `pa` radians north through east, `r` the magnitude of the whole streak.
     """
@@ -202,11 +209,11 @@ def fast_movers(plan: Plan) -> NDArray[np.void]:
     out = np.zeros(ra.size, FAST)
     out["id"], out["ra"], out["dec"] = 7_000_000_000_000 + np.arange(ra.size), ra, dec
     out["jd"] = rng.choice(moments, ra.size)
-    length = np.exp(rng.uniform(np.log(8.0), np.log(60.0), ra.size))
+    length = np.exp(rng.uniform(*np.log(plan.config.sky.fast_mover_length_px), ra.size))
     out["rate"] = length * plan.camera.pixel_scale_arcsec / 3600.0 / (30.0 / 86400.0)
     out["pa"] = rng.uniform(0, 2 * np.pi, ra.size)
     # A streak spreads over more noise than a point: brighten by the square root of its length in FWHM.
-    snr = np.exp(rng.uniform(np.log(12.0), np.log(80.0), ra.size)) * np.sqrt(1 + length / 3.0)
+    snr = np.exp(rng.uniform(*np.log(plan.config.sky.fast_mover_snr), ra.size)) * np.sqrt(1 + length / 3.0)
     out["r"] = nominal_mag(plan, 2, snr)
     return out
 

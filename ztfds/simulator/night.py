@@ -28,6 +28,7 @@ from ztfds.simulator import events
 from ztfds.simulator.exposure import Rendered, detector_of, render
 from ztfds.simulator.faults import Delivery, Fault, apply, extra_cloud
 from ztfds.simulator.headers import iso_time, primary_header, quadrant_header
+from ztfds.simulator.minorplanets import write_orbits
 from ztfds.simulator.schedule import Conditions, Plan, PlannedExposure, conditions, make_plan
 from ztfds.simulator.truth import to_table, write_catalogs, write_truth
 from ztfds.survey.camera import get_camera, rcid
@@ -336,6 +337,7 @@ def simulate(
     chosen = tuple(Fault.parse(f) if isinstance(f, str) else f for f in faults)
     if catalogs is not None:
         write_catalogs(Path(catalogs), plan)
+        write_orbits(Path(catalogs), plan)
     if truth is not None:
         write_events(Path(truth), plan)
     wanted = [e for e in plan.of_night(night_index) if (NIGHT if e.kind == "o" else CALIBRATION) in parts]

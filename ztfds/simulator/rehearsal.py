@@ -7,13 +7,14 @@ import math
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ztfds.operations import ephemeris
 from ztfds.operations.context import Context
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.operations.services import airflow, stack
@@ -23,6 +24,7 @@ from ztfds.operations.services.usage import airflow_cpu_seconds
 from ztfds.operations.summary import Summary, collect, table, write
 from ztfds.registry import database
 from ztfds.simulator import night
+from ztfds.simulator.minorplanets import known_names, write_orbits
 from ztfds.simulator.schedule import Plan, make_plan
 from ztfds.simulator.score import Score, score
 from ztfds.survey import ids
@@ -87,13 +89,17 @@ class Rehearsal:
         Called with each line of progress.
     faults : bool
         Make it a sandbox for drills, whose steps heed ``faults.json``.
+    changes : mapping, optional
+        Differences of settings that are tried.
     """
 
-    def __init__(self, size: str, home: Path, report: Report, *, faults: bool = False) -> None:
+    def __init__(
+        self, size: str, home: Path, report: Report, *, faults: bool = False, changes: Mapping[str, Any] | None = None
+    ) -> None:
         if size not in SIZES:
             raise ConfigurationError(f"{size!r} is not a size of a rehearsal: {', '.join(SIZES)}")
         self.name, self.size, self.home, self._report = size, SIZES[size], Path(home).resolve(), report
-        self.faults = faults
+        self.faults, self.changes = faults, dict(changes or {})
         self.began = time.monotonic()
         self.plan = plan_of(self.size)
         self.summary = Summary(size, list(self.plan.dates))
@@ -115,6 +121,7 @@ class Rehearsal:
             state = self._start_services()
             self.summary.airflow_url = state.api_url
             self.context = context_of(state)
+            self._refresh_ephemerides()
             self._first_night(state)
             self._science_night(state)
         finally:
@@ -153,8 +160,18 @@ class Rehearsal:
     def _start_services(self) -> State:
         """PostgreSQL, Kafka, Airflow and ingestd."""
         self.say("starting PostgreSQL, Kafka and Airflow")
-        settings = Settings(self.size.camera, self.size.config_set, str(self.catalogs), 60.0, faults=self.faults)
+        settings = Settings(
+            self.size.camera, self.size.config_set, str(self.catalogs), 60.0, faults=self.faults, changes=self.changes
+        )
         return stack.start(self.home, settings=settings, report=self.say)
+
+    def _refresh_ephemerides(self) -> None:
+        """The orbits of (most of) the asteroids, checked and prepared for the science night."""
+        sources = {kind: str(path) for kind, path in write_orbits(self.catalogs, self.plan).items()}
+        outcome = ephemeris.refresh(self.context, sources, self.plan.dates[-1], "rehearsal")
+        self.say(f"ephemerides: {outcome.line}")
+        if outcome.state != "ok":
+            self.summary.problems.append(f"ephemerides: {outcome.line}")
 
     # -- the nights ----------------------------------------------------------------------------------------------------
 
@@ -276,7 +293,7 @@ class Rehearsal:
         summary, nids = self.summary, [ids.nid_of_date(date) for date in self.plan.dates]
         broker = any(row.name == "kafka" and row.state == "running" for row in stack.status(self.home))
         jobs = collect(summary, self.context, nids, broker=broker)
-        _add_score(summary, score(self.context, self.truth, nids))
+        _add_score(summary, score(self.context, self.truth, nids, known_names(self.plan)))
         self._add_shortfalls()
         work = sum(row["cpu_s"] or 0.0 for row in jobs.values())
         summary.airflow_cpu_s_per_exposure = max(0.0, airflow_cpu_seconds(state) - work) / len(self.plan.exposures)
@@ -338,13 +355,8 @@ def ready_exposures(folder: Path, ccds: int) -> list[list[Path]]:
 
 def context_of(state: State) -> Context:
     """The library's context of the services of one home folder."""
-    roots = state.roots
-    places = {
-        "archive": roots["archive"], "inbox": roots["inbox"], "catalogs": state.settings.catalogs,
-        "camera": state.settings.camera, "config": state.settings.config_set,
-    }  # fmt: skip
     dsn = EmbeddedPostgres(state.home).start()["ztf_pipeline"]
-    return Context.build(dsn, places, {"bootstrap.servers": state.bootstrap_servers})
+    return Context.build(dsn, state.places, {"bootstrap.servers": state.bootstrap_servers})
 
 
 def run_state(client: airflow.AirflowApi, dag: str, run: str) -> str | None:
@@ -361,6 +373,7 @@ def _add_score(summary: Summary, result: Score) -> None:
     for name in (
         "astrometry_mas_ra", "astrometry_mas_dec", "zeropoint_rms_mag", "psf_pull_width", "scorr_width",
         "transients_injected_snr10", "transients_alerted_snr10",
+        "asteroids_known", "asteroids_tagged", "asteroids_unknown", "asteroids_mistagged",
     ):  # fmt: skip
         setattr(summary, name, getattr(result, name))
     summary.problems += result.out_of_bounds()

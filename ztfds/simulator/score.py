@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _SCIENCE = """
 _ON_SKY = """
     select c.filename, c.exposure from ccdfiles c join exposures e using (exposure)
      where e.imgtype = 'o' and e.nid = any(%s) order by 1"""
-_ALERTED = "select exposure, rcid, ra, dec from candidates where alerted and nid = any(%s)"
+_ALERTED = "select exposure, rcid, ra, dec, ssnamenr from candidates where alerted and nid = any(%s)"
 _SCORR = "select value from qa_metrics where name = 'scorr_width_raw' and value is not null and nid = any(%s)"
 
 
@@ -58,6 +58,10 @@ class Score:
     transients_injected_snr10, transients_alerted_snr10 : int
         Injected transients at S/N >= 10 away from saturated stars, whatever became of their images, and those with an alert
         within 1.5 arcsec in the same quadrant image.
+    asteroids_known, asteroids_tagged : int
+        Alerts of asteroids at S/N >= 10 that are in the list of known ones, and those of them that carry their name.
+    asteroids_unknown, asteroids_mistagged : int
+        Alerts of asteroids that are in no list, and those of them that carry a name.
     missed : list of str
         One line for each transient without an alert.
     stars : int
@@ -71,6 +75,10 @@ class Score:
     scorr_width: float | None = None
     transients_injected_snr10: int = 0
     transients_alerted_snr10: int = 0
+    asteroids_known: int = 0
+    asteroids_tagged: int = 0
+    asteroids_unknown: int = 0
+    asteroids_mistagged: int = 0
     missed: list[str] = field(default_factory=list)
     stars: int = 0
 
@@ -87,6 +95,10 @@ class Score:
             lines.append("no transient at S/N >= 10 was injected")
         elif found < RECOVERY_LIMIT * injected:
             lines.append(f"{found} of {injected} injected transients alerted, at least {RECOVERY_LIMIT:.0%} are wanted")
+        if self.asteroids_tagged < self.asteroids_known:
+            lines.append(
+                f"{self.asteroids_tagged} of {self.asteroids_known} alerts of known asteroids carry their name"
+            )
         return lines
 
 
@@ -112,7 +124,7 @@ class _Stars:
     offset_mag: float
 
 
-def score(context: Context, truth: Path, nids: Sequence[int]) -> Score:
+def score(context: Context, truth: Path, nids: Sequence[int], known: Mapping[int, str] | None = None) -> Score:
     """Compare the products and alerts of some nights with the truth tables.
 
     Parameters
@@ -123,6 +135,8 @@ def score(context: Context, truth: Path, nids: Sequence[int]) -> Score:
         Folder of truth tables.
     nids : sequence of int
         Night numbers.
+    known : mapping, optional
+        Names of the asteroids that are in the list of known ones, by identifier.
     """
     nights = list(nids)
     with database.transaction(context.dsn) as cursor:
@@ -133,6 +147,7 @@ def score(context: Context, truth: Path, nids: Sequence[int]) -> Score:
     result = Score(scorr_width=float(np.median(widths)) if widths else None)
     _score_stars(result, [s for row in science if (s := _stars(context, truth, row)) is not None])
     _score_transients(result, truth, on_sky, alerted)
+    _score_asteroids(result, truth, on_sky, alerted, known or {})
     return result
 
 
@@ -222,6 +237,33 @@ def _score_transients(
                 result.transients_alerted_snr10 += 1
             else:
                 result.missed.append(f"{row['exposure']} rcid {rcid}: {_describe(event)}")
+
+
+def _score_asteroids(
+    result: Score,
+    truth: Path,
+    on_sky: Sequence[dict[str, Any]],
+    alerted: Sequence[dict[str, Any]],
+    known: Mapping[int, str],
+) -> None:
+    """Count the alerts of asteroids, and whether known ones, and only these, carry their names."""
+    alerts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in alerted:
+        alerts.setdefault((row["exposure"], row["rcid"]), []).append(row)
+    for row in on_sky:
+        rows, _ = read_truth(Path(truth) / truth_filename(row["filename"]))
+        for event in rows[(rows["kind"] == "asteroid") & (rows["snr"] >= MIN_SNR)]:
+            near = [
+                a
+                for a in alerts.get((row["exposure"], int(event["rcid"])), [])
+                if _is_among(event, [(a["ra"], a["dec"])])
+            ]
+            name = known.get(int(event["id"]))
+            for alert in near[:1]:
+                result.asteroids_known += name is not None
+                result.asteroids_tagged += name is not None and alert["ssnamenr"] == name
+                result.asteroids_unknown += name is None
+                result.asteroids_mistagged += name is None and alert["ssnamenr"] != "null"
 
 
 def _is_among(event: np.void, alerts: list[tuple[float, float]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,15 @@ def validated(content: Mapping[str, Any]) -> Retention:
         raise ConfigurationError(f"these are no rules of retention: {' '.join(str(error).split())}") from error
 
 
+def read_rules(path: Path) -> dict[str, Any]:
+    """Rules from a JSON file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} is no JSON file: {error}") from error
+    return validated(content).model_dump()
+
+
 def set_rules(dsn: str, content: Mapping[str, Any], author: str, reason: str) -> int:
     """Put new rules in force; returns their version."""
     if not author.strip() or not reason.strip():
@@ -176,7 +187,7 @@ def _aside(context: Context, rule: str, verdicts: Sequence[str], days: float | N
         if not file.is_file():
             continue
         best = good.get(row["filename"])
-        verify = (lambda best=best: in_archive(context, best["path"], best["sha256"])) if best else _no_good_copy(row)
+        verify = partial(in_archive, context, best["path"], best["sha256"]) if best else _no_good_copy(row)
         yield Doomed(rule, "archive", row["path"], file, row["bytes"], row["sha256"], float(row["age_s"]), verify)
 
 
@@ -276,7 +287,7 @@ def clean(context: Context, run_id: str, *, dry_run: bool = True) -> Outcome:
         _empty_folders(context.archive / WORK)
     full = sample_disks(context)
     line = f"{'would remove' if dry_run else 'removed'} {counts.total()} files ({sum(sizes.values()) / 1e9:.2f} GB) by rules {version}"
-    figures = {
+    figures: dict[str, Any] = {
         "removed": dict(counts),
         "bytes": dict(sizes),
         "refused": len(refused),

@@ -205,7 +205,7 @@ def _outbox(context: Context) -> tuple[str, str]:
 def _backups(context: Context) -> tuple[str, str]:
     """The newest backup, and the last one that was restored."""
     place = backup.place_of(context)
-    age, proof = backup.age(place), outcomes.newest(context.dsn, "backup proof")
+    age, proof = backup.age(place), outcomes.newest(context.dsn, "backup: proof")
     if age is None:
         return LOOK, f"no backup at {place}"
     days = age.total_seconds() / 86400

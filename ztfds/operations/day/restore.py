@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ztfds.formats.atomic import sha256_of, write_atomic
 from ztfds.operations.context import Context
@@ -65,7 +66,7 @@ def restore(place: Path, home: Path, name: str | None = None) -> Outcome:
     files = backup.files_of(place, name)
     problems += write_files(place, archive, files)
     line = f"{name} restored to {home}: {len(copy.tables)} tables, {copy.rows} rows, {len(files)} files"
-    figures = {"set": name, "tables": len(copy.tables), "rows": copy.rows, "files": len(files)}
+    figures: dict[str, Any] = {"set": name, "tables": len(copy.tables), "rows": copy.rows, "files": len(files)}
     return Outcome.of(
         f"{line}{', all identical' if not problems else ''}", failures=problems, queries=len(copy.queries), **figures
     )

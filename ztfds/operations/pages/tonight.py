@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ztfds.operations.day.downtime import OPEN_DOWNTIME
 from ztfds.operations.pages.render import bars, page
 from ztfds.operations.report import latencies, percentile
 from ztfds.registry import database
@@ -59,6 +60,7 @@ def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | Non
         alerts = {row["exposure"]: row for row in database.rows(cursor, _ALERTS, (nid,))}
         waiting = database.rows(cursor, _WAITING)[0]
         files = database.rows(cursor, _FILES, (nid,))
+        downtimes = database.rows(cursor, OPEN_DOWNTIME)
         troubles = database.rows(cursor, _TROUBLES, (nid, SHOWN_TROUBLES))
         quadrants = {row["rcid"]: row for row in database.rows(cursor, _QUADRANTS, (nid,))}
     for row in exposures:
@@ -84,6 +86,7 @@ def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | Non
         rate=_alert_plot(exposures),
         plane=[_usable(cell) for cell in focal_plane(camera, quadrants)],
         disks=disks(places),
+        downtime=downtimes[0] if downtimes else None,
     )
 
 

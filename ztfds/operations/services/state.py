@@ -64,6 +64,8 @@ class Settings:
         A sandbox for drills: steps heed the faults in ``faults.json`` of the home folder.
     notify : dict of str to str
         Who is told of alarms and gets the nightly report: ``webhook``, ``mail_to``, ``smtp``, ``mail_from``.
+    changes : dict
+        Differences of settings that a rehearsal tries.
     """
 
     camera: str = "ZTF"
@@ -73,6 +75,7 @@ class Settings:
     dags: str = ""
     faults: bool = False
     notify: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -132,7 +135,7 @@ class State:
         return {name: str(self.home / name) for name in ("inbox", "archive")}
 
     @property
-    def places(self) -> dict[str, str]:
+    def places(self) -> dict[str, Any]:
         """Folders, camera and settings by the names that `Context.build` knows."""
         settings = self.settings
         return {
@@ -143,6 +146,7 @@ class State:
             "camera": settings.camera,
             "config": settings.config_set,
             **settings.notify,
+            **({"settings": settings.changes} if settings.changes else {}),
             **({"faults": str(self.home / "faults.json")} if settings.faults else {}),
         }
 

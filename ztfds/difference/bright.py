@@ -1,0 +1,182 @@
+"""Bright stars in a difference: their pixels without a measurement, and their light beyond the stamps of the PSFs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from ztfds.config.difference import DifferenceConfig
+from ztfds.difference.subtract import Tile, which_tile
+from ztfds.kernels import zogy as kernels
+from ztfds.kernels.psf import add_wings
+
+STAMP_GRID = 33
+"""Side of the grid, pixels, on which PSF stamps are shifted: odd, with room for what a shift moves over their edge."""
+RINGS_PX = np.array([12.5, 14.5, 17.0, 20.0, 24.0, 29.0, 36.0, 45.0, 60.0])
+"""Borders of the rings in which the light beyond the stamps is measured."""
+STEP_PX = 0.25
+"""Step of the tabulated profile of that light."""
+SLOPE = 5.0
+"""Fall of the wings that seeing makes, r^-5: what is interpolated between rings is the light over it."""
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Stars of the science image.
+
+    Attributes
+    ----------
+    x, y : (n,) float64
+        0-based pixels.
+    flux : (n,) float64, DN
+        Light within the stamp of the PSF.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+
+
+def bright_stars(psfcat: np.ndarray, outside: float, least: float, shape: tuple[int, int]) -> Stars:
+    """Stars on the image with at least so much light (DN), brightest first; catalog fluxes count the light beyond the stamp."""
+    x, y = np.asarray(psfcat["xpos"], float), np.asarray(psfcat["ypos"], float)
+    flux = np.asarray(psfcat["flux"], float) / (1.0 + outside)
+    rows = np.flatnonzero((flux >= least) & (x > -0.5) & (y > -0.5) & (x < shape[1] - 0.5) & (y < shape[0] - 0.5))
+    rows = rows[np.argsort(-flux[rows], kind="stable")]
+    return Stars(x[rows], y[rows], flux[rows])
+
+
+def mend(
+    new: np.ndarray,
+    ref: np.ndarray,
+    bad_new: np.ndarray,
+    bad_ref: np.ndarray,
+    stars: Stars,
+    tiles: list[Tile],
+    config: DifferenceConfig,
+) -> None:
+    """Give the bad pixels of bright stars what their PSFs say, so that the difference of the two stars vanishes around them.
+
+    Where one image has a measurement, the other has taken it over as it is; at a star it differs by flux x (Pn - Pr).
+    Where neither has one (saturated cores), both get the model of one flux: the difference does not see how good that is.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+        On one flux scale, patched from each other; changed in place.
+    bad_new, bad_ref : (ny, nx) bool
+        Pixels without a measurement; those of both that were mended are cleared in place.
+    stars : Stars
+    tiles : list of Tile
+        Give the PSFs that the subtraction uses: with any others the two models would not cancel.
+    config : DifferenceConfig
+    """
+    columns, rows = np.rint(stars.x).astype(np.int64), np.rint(stars.y).astype(np.int64)
+    spoiled = np.flatnonzero(kernels.near_bad(bad_new, bad_ref, rows, columns, config.mend_reach_px))
+    if not spoiled.size:
+        return
+    models = np.zeros(new.shape, np.float32), np.zeros(new.shape, np.float32)  # pages that no star touches cost nothing
+    tile = which_tile(tiles, stars.y, stars.x)
+    for number in np.unique(tile[spoiled]):
+        mine = spoiled[tile[spoiled] == number]
+        shifts = stars.y[mine] - rows[mine], stars.x[mine] - columns[mine]
+        for model, psf in zip(models, (tiles[number].psf_new, tiles[number].psf_ref), strict=True):
+            for k, stamp in zip(mine, shifted(psf, *shifts), strict=True):
+                _add(model, stars.flux[k] * stamp, int(rows[k]), int(columns[k]))
+    kernels.mend(new, ref, bad_new, bad_ref, *models, config.mend_least_dn)
+
+
+def shifted(psf: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
+    """A PSF moved by fractions of a pixel, by phases in Fourier space.
+
+    What is shifted so cancels in the difference exactly: Pr * shifted(Pn) = Pn * shifted(Pr).
+
+    Parameters
+    ----------
+    psf : (m, m) float32
+        m odd, at most 29.
+    dy, dx : (n,) float64, px
+
+    Returns
+    -------
+    (n, m, m) float32
+    """
+    m, n = psf.shape[0], STAMP_GRID
+    turn_y = np.exp(-2j * np.pi * np.multiply.outer(dy, np.fft.fftfreq(n)))
+    turn_x = np.exp(-2j * np.pi * np.multiply.outer(dx, np.fft.rfftfreq(n)))
+    turn = (turn_y[:, :, None] * turn_x[:, None, :]).astype(np.complex64)
+    return np.asarray(fft.irfft2(fft.rfft2(psf, (n, n)) * turn, (n, n))[:, :m, :m])
+
+
+def _add(image: np.ndarray, stamp: np.ndarray, row: int, column: int) -> None:
+    """Add a stamp centred on a pixel, as far as it lies on the image."""
+    half = stamp.shape[0] // 2
+    y0, y1 = max(row - half, 0), min(row + half + 1, image.shape[0])
+    x0, x1 = max(column - half, 0), min(column + half + 1, image.shape[1])
+    image[y0:y1, x0:x1] += stamp[y0 - row + half : y1 - row + half, x0 - column + half : x1 - column + half]
+
+
+def remove_halos(
+    new: np.ndarray, ref: np.ndarray, bad: np.ndarray, stars: Stars, sigma: float, config: DifferenceConfig
+) -> float:
+    """Take from `new` what its bright stars have beyond the stamps of the PSFs more than those of `ref`.
+
+    The light beyond the stamp is in no PSF and does not cancel where the two seeings differ. Its excess per flux is measured in
+    rings around the brightest stars, median by median, and subtracted around every star that it matters for.
+
+    Parameters
+    ----------
+    new, ref : (ny, nx) float32, DN
+        On one flux scale and sky; `new` is changed in place.
+    bad : (ny, nx) bool
+        Pixels to leave out.
+    stars : Stars
+        Brightest first.
+    sigma : float, DN
+        Noise of a pixel of new - ref.
+    config : DifferenceConfig
+
+    Returns
+    -------
+    float
+        Excess at the edge of the stamp, fraction of the flux in a pixel.
+    """
+    most = Stars(stars.x[: config.halo_stars], stars.y[: config.halo_stars], stars.flux[: config.halo_stars])
+    levels = np.empty((most.x.size, RINGS_PX.size - 1, 2))
+    kernels.ring_levels(new, ref, bad, most.y, most.x, RINGS_PX, levels)
+    excess = _excess(levels[:, :, 0], levels[:, :, 1], most.flux, sigma)
+    if not excess.any():
+        return 0.0
+    middle = np.sqrt(RINGS_PX[1:] * RINGS_PX[:-1])
+    r = np.maximum(np.arange(0.0, RINGS_PX[-1] + 2.0, STEP_PX), 1.0)
+    scaled = np.interp(r, middle, excess * (middle / RINGS_PX[0]) ** SLOPE)
+    profile = (scaled * (r / RINGS_PX[0]) ** -SLOPE).astype(np.float32)
+    faint = np.abs(profile).max(initial=0.0, where=r > RINGS_PX[0]) * stars.flux < 0.1 * sigma
+    n = int(np.argmax(faint)) if faint.any() else stars.x.size
+    reach = np.full(n, RINGS_PX[1:][excess != 0].max())
+    add_wings(new, stars.x[:n].copy(), stars.y[:n].copy(), -stars.flux[:n], reach, profile, STEP_PX)
+    return float(excess[0])
+
+
+def _excess(level: np.ndarray, count: np.ndarray, flux: np.ndarray, sigma: float) -> np.ndarray:
+    """Weighted mean excess per flux in each ring; 0 from the first ring on where it is not significant (3 sigma).
+
+    Weights: noise of a median, and a fifth of the light itself, so that no single star decides.
+    """
+    out = np.zeros(level.shape[1])
+    for ring in range(out.size):
+        good = count[:, ring] > 30
+        if np.count_nonzero(good) < 5:
+            break
+        f, values = flux[good], level[good, ring]
+        guess = np.median(values / f)
+        variance = 1.57 * sigma**2 / count[good, ring] + (0.2 * guess * f) ** 2
+        variance += (1.4826 * np.median(np.abs(values - guess * f))) ** 2 / 4
+        weight = np.sum(f * f / variance)
+        mean = np.sum(f * values / variance) / weight
+        if abs(mean) * np.sqrt(weight) < 3:
+            break
+        out[ring] = mean
+    return out

@@ -1,0 +1,1 @@
+"""Known Solar-System objects: orbits read, carried to a night, and found on an image."""
