@@ -46,6 +46,9 @@ def services_start(
     config_set: Annotated[str | None, typer.Option(help="Set of step configurations: ztf or tiny.")] = None,
     catalogs: Annotated[Path | None, typer.Option(help="Folder of the static catalogs.")] = None,
     patience_s: Annotated[float | None, typer.Option(help="Wait for late CCD files of an exposure [s].")] = None,
+    backup_place: Annotated[
+        Path | None, typer.Option("--backup", help="The second place, on another disk, where backups go.")
+    ] = None,
     webhook: Annotated[
         str | None, typer.Option(help="Address that is told of alarms and reports (POST of JSON).")
     ] = None,
@@ -66,6 +69,7 @@ def services_start(
         config_set=config_set or kept.config_set,
         catalogs=str(catalogs.resolve()) if catalogs else kept.catalogs,
         patience_s=kept.patience_s if patience_s is None else patience_s,
+        backup=str(backup_place.resolve()) if backup_place else kept.backup,
         notify=kept.notify
         | {k: v for k, v in (("webhook", webhook), ("mail_to", mail_to), ("smtp", smtp)) if v is not None},
     )

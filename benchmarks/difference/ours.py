@@ -25,6 +25,7 @@ from ztfds.formats.images import read_image
 from ztfds.formats.sections import open_sections
 from ztfds.kernels import zogy as kernels
 from ztfds.operations import storage
+from ztfds.operations.memory import keep_freed_memory
 from ztfds.reference import run as reference
 from ztfds.reference.coadd import coadd
 from ztfds.reference.grid import coarse_grid, number, resample_image, resample_mask, resample_nearest, wcs_of
@@ -106,6 +107,7 @@ def pipeline_6(job: Job) -> Work:
     What it finds is judged on the exposure with many transients, before the clock starts; what it costs on that with few.
     """
     pair, earlier = job.pair, job.pair_inputs.earlier
+    keep_freed_memory()  # as every worker does
     judged = _pipeline_6(pair, pair.science(), earlier, job.folder)
     science = pair.science(few=True)
 
@@ -119,6 +121,7 @@ def pipeline_6(job: Job) -> Work:
 def chain(job: Job) -> Work:
     """P2, P5 and P6 of one quadrant from the raw file (a quarter of the CCD's is charged) to all products in files, and packets."""
     pair, earlier = job.pair, job.pair_inputs.earlier
+    keep_freed_memory()
 
     def work() -> Result:
         watch = Stopwatch()

@@ -237,15 +237,24 @@ def load(name: str, root: Path = FOLDER, camera: Camera = CCD) -> Pair:
     """
     pair = Pair(name, root / name, plan_of(name, camera))
     facts = pair.folder / "facts.json"
-    made_by = json.loads(facts.read_text())["versions"] if facts.exists() else VERSIONS
-    for step, folders in _OF_STEP.items():
-        if made_by[step] != VERSIONS[step]:
-            for folder in (*folders, "steps"):
-                shutil.rmtree(pair.folder / folder, ignore_errors=True)
-            facts.unlink(missing_ok=True)
+    _forget_older(pair)
     if not facts.exists():
         _make(pair)
     return pair
+
+
+def _forget_older(pair: Pair) -> None:
+    """Remove what steps of other versions made; note the present versions."""
+    facts, noted = pair.folder / "facts.json", pair.folder / "versions.json"
+    made_by = json.loads(noted.read_text()) if noted.exists() else {}
+    for step, folders in _OF_STEP.items():
+        if made_by.get(step, VERSIONS[step]) != VERSIONS[step]:
+            for folder in (*folders, "steps"):
+                shutil.rmtree(pair.folder / folder, ignore_errors=True)
+            facts.unlink(missing_ok=True)
+    if made_by != VERSIONS:
+        pair.folder.mkdir(parents=True, exist_ok=True)
+        noted.write_text(json.dumps(VERSIONS))
 
 
 def plan_of(name: str, camera: Camera = CCD) -> Plan:
@@ -284,7 +293,7 @@ def _make(pair: Pair) -> None:
     cards = _make_science(pair, few=False)
     _make_science(pair, few=True)
     _save_blank(pair)
-    facts = {"chosen": chosen, "movers": movers, "wcs_cards": cards, "versions": VERSIONS}
+    facts = {"chosen": chosen, "movers": movers, "wcs_cards": cards}
     (pair.folder / "facts.json").write_text(json.dumps(facts))
 
 

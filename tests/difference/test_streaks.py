@@ -212,7 +212,7 @@ def test_the_streak_of_a_real_image_is_found(real_data):
     from ztfds.difference.streaksearch import find_lines
 
     config = StreakConfig(max_length_px=400.0)
-    fits_ = fit_lines(images, find_lines(images, config), config)
+    fits_ = fit_lines(images, *find_lines(images, config), config)
     fits_ = fits_[fits_["length"] > 60]
     best = fits_[np.argmax(fits_["gain"])]
     dx, dy = 0.5 * best["length"] * np.cos(best["angle"]), 0.5 * best["length"] * np.sin(best["angle"])

@@ -120,7 +120,8 @@ def test_lines_are_found_in_every_direction(rng):
     for angle in (3.0, 44.0, 46.0, 88.0, 91.0, 134.0, 137.0, 178.0):
         scene = scenes.Scene((300, 280), 2.2, rng)
         scene.add_streak(140.0, 150.0, angle, 25.0, 14.0)
-        lines = find_lines(scene.images(), StreakConfig())
+        lines, noise = find_lines(scene.images(), StreakConfig())
+        np.testing.assert_allclose(noise.widths[:4], 1.0, atol=0.1)
         assert lines["sum"][0] > 9
         assert np.hypot(lines["x"][0] - 140, lines["y"][0] - 150) < 6
         turn = (np.degrees(lines["angle"][0]) - angle + 90) % 180 - 90

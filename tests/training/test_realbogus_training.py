@@ -193,5 +193,6 @@ def test_fit_needs_both_kinds(made: Samples, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_default_configuration_is_not_altered() -> None:
-    assert samples.altered(None, samples.NOMINAL, np.random.default_rng(0), None)[1] == DifferenceConfig()  # type: ignore[arg-type]
+def test_candidates_of_nominal_differences_are_found_as_at_night() -> None:
+    config = samples.altered(None, samples.NOMINAL, np.random.default_rng(0), None)[1]  # type: ignore[arg-type]
+    assert config.candidates == DifferenceConfig().candidates

@@ -48,12 +48,10 @@ class StreakConfig(StepConfig):
     )
     sky_outer_px: float = Field(30.0, gt=0, description="To this distance, px.")
     threshold: float = Field(
-        6.2,
-        gt=0,
-        description="Least S/N of the fit of a streak of 20 px or less: noise makes 0.05 as strong per quadrant.",
+        6.3, gt=0, description="Least S/N of the fit of a streak of 20 px or less: above what noise alone makes."
     )
     threshold_growth: float = Field(
-        0.2,
+        0.25,
         ge=0,
         description="Its growth with every doubling of the length: more long lines than short ones are independent.",
     )

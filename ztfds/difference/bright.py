@@ -53,6 +53,7 @@ def mend(
     ref: np.ndarray,
     bad_new: np.ndarray,
     bad_ref: np.ndarray,
+    both: np.ndarray,
     stars: Stars,
     tiles: list[Tile],
     config: DifferenceConfig,
@@ -65,9 +66,11 @@ def mend(
     Parameters
     ----------
     new, ref : (ny, nx) float32, DN
-        On one flux scale, patched from each other; changed in place.
+        On one flux scale, patched from each other, 0 where both are bad; changed in place.
     bad_new, bad_ref : (ny, nx) bool
-        Pixels without a measurement; those of both that were mended are cleared in place.
+        Pixels without a measurement.
+    both : (ny, nx) bool
+        Pixels bad in both; those that got a model are cleared in place.
     stars : Stars
     tiles : list of Tile
         Give the PSFs that the subtraction uses: with any others the two models would not cancel.
@@ -77,15 +80,16 @@ def mend(
     spoiled = np.flatnonzero(kernels.near_bad(bad_new, bad_ref, rows, columns, config.mend_reach_px))
     if not spoiled.size:
         return
-    models = np.zeros(new.shape, np.float32), np.zeros(new.shape, np.float32)  # pages that no star touches cost nothing
     tile = which_tile(tiles, stars.y, stars.x)
     for number in np.unique(tile[spoiled]):
         mine = spoiled[tile[spoiled] == number]
         shifts = stars.y[mine] - rows[mine], stars.x[mine] - columns[mine]
-        for model, psf in zip(models, (tiles[number].psf_new, tiles[number].psf_ref), strict=True):
-            for k, stamp in zip(mine, shifted(psf, *shifts), strict=True):
-                _add(model, stars.flux[k] * stamp, int(rows[k]), int(columns[k]))
-    kernels.mend(new, ref, bad_new, bad_ref, *models, config.mend_least_dn)
+        stamps = [shifted(psf, *shifts) for psf in (tiles[number].psf_new, tiles[number].psf_ref)]
+        flux = stars.flux[mine].astype(np.float32)
+        kernels.mend(new, ref, bad_new, bad_ref, rows[mine], columns[mine], flux, *map(np.ascontiguousarray, stamps))
+    neither = np.flatnonzero(both)
+    filled = new.ravel()[neither] + ref.ravel()[neither] > 2 * config.mend_least_dn
+    both.ravel()[neither[filled]] = False
 
 
 def shifted(psf: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
@@ -108,14 +112,6 @@ def shifted(psf: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
     turn_x = np.exp(-2j * np.pi * np.multiply.outer(dx, np.fft.rfftfreq(n)))
     turn = (turn_y[:, :, None] * turn_x[:, None, :]).astype(np.complex64)
     return np.asarray(fft.irfft2(fft.rfft2(psf, (n, n)) * turn, (n, n))[:, :m, :m])
-
-
-def _add(image: np.ndarray, stamp: np.ndarray, row: int, column: int) -> None:
-    """Add a stamp centred on a pixel, as far as it lies on the image."""
-    half = stamp.shape[0] // 2
-    y0, y1 = max(row - half, 0), min(row + half + 1, image.shape[0])
-    x0, x1 = max(column - half, 0), min(column + half + 1, image.shape[1])
-    image[y0:y1, x0:x1] += stamp[y0 - row + half : y1 - row + half, x0 - column + half : x1 - column + half]
 
 
 def remove_halos(

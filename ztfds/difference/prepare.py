@@ -356,9 +356,7 @@ def _mend_stars(
     assert psfcat is not None and psf is not None  # asked for before
     images = science.new, ref.pixels
     stars = bright_stars(psfcat, psf.outside, config.mend_star_dn, both.shape)
-    holes = science.bad.copy(), ref.bad.copy()
-    mend(*images, *holes, stars, tiles, config)
-    np.logical_and(*holes, out=both)
+    mend(*images, science.bad, ref.bad, both, stars, tiles, config)
     sigma = float(np.sqrt(sum(np.median(v[::7, ::5]) for v in variances)))
     brightest = bright_stars(psfcat, psf.outside, config.halo_star_dn, both.shape)
     remove_halos(*images, science.bad | ref.bad, brightest, sigma, config)

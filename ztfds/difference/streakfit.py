@@ -8,7 +8,7 @@ import numpy as np
 
 from ztfds.config.streaks import StreakConfig
 from ztfds.difference.candidates import MeasuredImages
-from ztfds.difference.streaksearch import MERGE_PX, on_line
+from ztfds.difference.streaksearch import MERGE_PX, LineNoise, on_line
 from ztfds.difference.subtract import OVERSAMPLING, TilePsf, which_tile
 from ztfds.kernels import trails as kernels
 from ztfds.survey import bits
@@ -30,7 +30,7 @@ bad pixels on it; chi-square; covariance of the first five; local sky and its er
 source on it; tile."""
 
 
-def fit_lines(images: MeasuredImages, lines: np.ndarray, config: StreakConfig) -> np.ndarray:
+def fit_lines(images: MeasuredImages, lines: np.ndarray, noise: LineNoise, config: StreakConfig) -> np.ndarray:
     """Fit every line; those that are worth it with a local sky of their own; each streak once, the strongest first (FIT)."""
     tiles = which_tile(images.tiles, lines["y"], lines["x"])
     found = []
@@ -43,6 +43,8 @@ def fit_lines(images: MeasuredImages, lines: np.ndarray, config: StreakConfig) -
             continue
         level, error = _local_sky(images, fit, config)
         fit = _fit(images, np.array([fit[n] for n in ("x", "y", "angle", "length")]), int(tile), level, 0.0, config)
+        variance = noise.at(float(fit["length"])) ** 2
+        fit["gain"], fit["cov"] = fit["gain"] / variance, fit["cov"] * variance
         if fit["gain"] >= config.sky_snr**2 and fit["flux"] > 0 and _inside(fit, images.diff.shape):
             fit["bg"], fit["bgerr"] = level, error
             fit["point"] = _point_drop(images, np.array([fit[n] for n in ("x", "y", "angle", "length")]))

@@ -102,8 +102,8 @@ def find_streaks(
     tried : int
         Lines that were fitted.
     """
-    lines = find_lines(images, config)
-    found = fit_lines(images, lines, config)
+    lines, noise = find_lines(images, config)
+    found = fit_lines(images, lines, noise, config)
     stars = bright_stars(gaia, wcs, config.star_mag)
     kept = []
     for fit in found:

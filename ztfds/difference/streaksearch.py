@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,11 +15,32 @@ NOISE_REACH = 9
 """Pixels to which the noise of the significance image is correlated."""
 MERGE_PX = 5.0
 """Lines whose middle lies this near a stronger line are the same."""
+SAMPLED = 16
+"""Every so manyth line is measured for the width of the sums."""
 LINE = np.dtype([(name, "f8") for name in ("sum", "x", "y", "angle", "length")])
 """A line: significance of its sum; middle, 0-based pixels; direction from +x to +y, rad; length, pixels."""
 
 
-def find_lines(images: MeasuredImages, config: StreakConfig) -> np.ndarray:
+@dataclass(frozen=True)
+class LineNoise:
+    """Width of the sums along lines of an image over that of white noise: large structure adds to long lines.
+
+    Attributes
+    ----------
+    lengths, widths : (n,) float64
+        Lengths, pixels, ascending; robust widths of sums normalised for white noise.
+    """
+
+    lengths: np.ndarray
+    widths: np.ndarray
+
+    def at(self, length: float) -> float:
+        """Width for a length, pixels: at least 1, linear in its logarithm."""
+        width = np.interp(np.log(max(length, 1.0)), np.log(self.lengths), self.widths)
+        return float(max(width, 1.0))
+
+
+def find_lines(images: MeasuredImages, config: StreakConfig) -> tuple[np.ndarray, LineNoise]:
     """Lines along which Scorr adds up, each once, the most significant first.
 
     The sum of Scorr along a line is the matched filter of a trailed point source: Scorr is filtered by the PSF already, and
@@ -31,8 +53,9 @@ def find_lines(images: MeasuredImages, config: StreakConfig) -> np.ndarray:
 
     Returns
     -------
-    structured array (LINE)
+    lines : structured array (LINE)
         At most `max_fits` rows.
+    noise : LineNoise
     """
     ny, nx = images.scorr.shape
     pad = int(2 * max(config.long_lengths_px)) + 16
@@ -40,17 +63,23 @@ def find_lines(images: MeasuredImages, config: StreakConfig) -> np.ndarray:
     columns = np.zeros((nx // 2, ny + pad), np.int16)
     kernels.halve(images.scorr, images.blocked, config.clip_sigma, rows, columns)
     noise = _correlation(images.psfs[len(images.psfs) // 2].stamp)
-    parts = []
+    parts, widths = [], []
     for pairs, correlation, flat in ((rows, noise, False), (columns, noise.T, True)):
         for count, lengths in (
             (config.short_directions, config.short_lengths_px),
             (config.long_directions, config.long_lengths_px),
         ):
-            parts.append(_search(pairs, np.ascontiguousarray(correlation), flat, count, lengths, config))
+            found, width = _search(pairs, np.ascontiguousarray(correlation), flat, count, lengths, config)
+            parts.append(found)
+            widths.append(width)
     lines = np.concatenate(parts)
     inside = (lines["x"] >= 0) & (lines["y"] >= 0) & (lines["x"] < nx) & (lines["y"] < ny)
     lines = lines[inside]
-    return _distinct(lines[np.argsort(-lines["sum"], kind="stable")], config.max_fits)
+    noise_of = LineNoise(
+        np.array([*config.short_lengths_px, *config.long_lengths_px]),
+        0.5 * (np.concatenate(widths[:2]) + np.concatenate(widths[2:])),
+    )
+    return _distinct(lines[np.argsort(-lines["sum"], kind="stable")], config.max_fits), noise_of
 
 
 def _correlation(psf: np.ndarray) -> np.ndarray:
@@ -72,8 +101,8 @@ def _directions(n: int, count: int, lengths: tuple[float, ...]) -> tuple[np.ndar
 
 def _search(
     pairs: np.ndarray, noise: np.ndarray, flat: bool, count: int, lengths: tuple[float, ...], config: StreakConfig
-) -> np.ndarray:
-    """Lines of one orientation and one set of lengths (LINE), one per cell."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of one orientation and one set of lengths (LINE), one per cell; widths of the sums of each length."""
     n, width = pairs.shape
     angles, drifts, rows = _directions(n, count, lengths)
     norms = np.empty(rows.shape, np.float32)
@@ -88,6 +117,21 @@ def _search(
     out["sum"], out["length"] = hits[:, 0], 2.0 * hits[:, 2] / np.cos(angles[which])
     out["x"], out["y"] = (along, across) if flat else (across, along)
     out["angle"] = angles[which] if flat else 0.5 * np.pi - angles[which]
+    return out, _widths(pairs, drifts[count // 4], rows[count // 4], norms[count // 4])
+
+
+def _widths(pairs: np.ndarray, drift: np.ndarray, rows: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Robust widths, one per length, of the sums along every 16th line of one direction; 1 where there are too few."""
+    n, width = pairs.shape
+    columns = (np.arange(0, width, SAMPLED)[None, :] + drift[:, None]) % width
+    sums = np.cumsum(np.take_along_axis(pairs, columns, axis=1), axis=0, dtype=np.int64)
+    out = np.ones(len(rows))
+    for k, length in enumerate(rows):
+        values = sums[length::2] - sums[: n - length : 2]
+        values = values[values != 0]
+        if values.size >= 2000:
+            low, high = np.percentile(values, [15.865, 84.135])
+            out[k] = 0.5 * (high - low) * norms[k] / kernels.QUANTUM
     return out
 
 

@@ -202,14 +202,10 @@ def clipped_weighted_mean(
     ----------
     stack : (n, m) float32, DN
         NaN where a frame has no good pixel.
-    sky_variance : (n,) float32, DN^2
-        Variance of an empty pixel of each frame; its inverse is the frame's weight.
-    gain : (n,) float32
-        Electrons per DN of each (scaled) frame.
-    median, spread : (m,) float32, DN
-        Of `median_and_spread`.
-    brightest : (m,) float32, DN
-        Largest median of the 3 x 3 neighbourhood.
+    sky_variance, gain : (n,) float32
+        Variance of an empty pixel, DN^2, whose inverse is the frame's weight; electrons per DN of the scaled frame.
+    median, spread, brightest : (m,) float32, DN
+        Of `median_and_spread`; largest median of the 3 x 3 neighbourhood.
     kappa, tolerance : float
         Rejection limit (sigmas); allowed frame-to-frame change as a fraction of the brightest neighbour.
     mean, uncertainty, coverage : (m,) float32

@@ -23,7 +23,9 @@ STRAIGHT_PX = 0.12
 
 
 @njit("void(f4[:, ::1], u2[:, ::1], u2, u2, b1[:, ::1], b1[:, ::1])", cache=True, nogil=True)
-def classify(pixels: np.ndarray, mask: np.ndarray, bad: np.uint16, full: np.uint16, hole: np.ndarray, usable: np.ndarray) -> None:
+def classify(
+    pixels: np.ndarray, mask: np.ndarray, bad: np.uint16, full: np.uint16, hole: np.ndarray, usable: np.ndarray
+) -> None:
     """Tell pixels that say nothing (`hole`) from those whose value is good for the sky (`usable`).
 
     Parameters
@@ -254,6 +256,68 @@ def _scale(out: np.ndarray, row: int, at: int, count: int, f: np.float32, df: np
         out[r, k + i] *= f + df * np.float32(np.int32(i))
 
 
+@njit("UniTuple(i8, 2)(f8, f8, f8, f8, i8, i8, i8)", cache=True, nogil=True)
+def _inside(x0: float, dx: float, y0: float, dy: float, width: int, mx: int, my: int) -> tuple[int, int]:
+    """First and end of the samples of a row that lie inside the input image."""
+    first, end = 0, width
+    while first < end and not (-0.5 <= x0 + dx * first <= mx - 0.5 and -0.5 <= y0 + dy * first <= my - 0.5):
+        first += 1
+    while end > first and not (-0.5 <= x0 + dx * (end - 1) <= mx - 0.5 and -0.5 <= y0 + dy * (end - 1) <= my - 0.5):
+        end -= 1
+    return first, end
+
+
+@njit("void(f4[:, ::1], i8, i8, i8)", cache=True, nogil=True)
+def _blank(out: np.ndarray, row: int, at: int, count: int) -> None:
+    """NaN in a part of a row."""
+    for i in range(count):
+        out[row, at + i] = np.nan
+
+
+@njit(
+    "u1(f4[:, ::1], u1[:, ::1], f8, f8, f8, f8, i8, i8, f4[:, ::1], f4[:, ::1], i8, i8, u1[::1])",
+    cache=True,
+    nogil=True,
+)
+def _one_pass(
+    image: np.ndarray, flags: np.ndarray, x0: float, dx: float, y0: float, dy: float, first: int, end: int,
+    table: np.ndarray, out: np.ndarray, to: int, start: int, found: np.ndarray,
+) -> np.uint8:  # fmt: skip
+    """Samples and flags of a row, pixel by pixel; returns the OR of the flags."""
+    my, mx = image.shape[0] - 2 * PAD, image.shape[1] - 2 * PAD
+    seen = np.uint8(0)
+    for i in range(first, end):
+        x, y = x0 + dx * i, y0 + dy * i
+        if -0.5 <= x <= mx - 0.5 and -0.5 <= y <= my - 0.5:
+            out[to, start + i] = _sample(image, x, y, table)
+            found[i] = flags[int(np.floor(y)) + PAD, int(np.floor(x)) + PAD]
+        else:
+            out[to, start + i], found[i] = np.float32(0), np.uint8(HOLE)
+        seen |= found[i]
+    return seen
+
+
+@njit("void(u1[::1], i8, i8, f4[:, ::1], f4[:, ::1], u1[:, ::1], i8, i8)", cache=True, nogil=True)
+def _set_aside(
+    found: np.ndarray,
+    first: int,
+    end: int,
+    out: np.ndarray,
+    plateau: np.ndarray,
+    count: np.ndarray,
+    to: int,
+    start: int,
+) -> None:
+    """Flagged samples of a row become NaN; saturated ones are added to `plateau` and counted."""
+    for i in range(first, end):
+        if found[i] & HOLE:
+            out[to, start + i] = np.nan
+        elif found[i]:
+            plateau[to, start + i] += out[to, start + i]
+            count[to, start + i] += np.uint8(1)
+            out[to, start + i] = np.nan
+
+
 @njit("i8(f8[:, ::1], f8[:, ::1], i8, i8, i8, i8, b1[::1], i8[::1], i8[::1])", cache=True, nogil=True)
 def _band(
     grid_x: np.ndarray, grid_y: np.ndarray, gr: int, step: int, my: int, room: int, straight: np.ndarray,
@@ -279,6 +343,29 @@ def _band(
 
 
 @njit(
+    "void(f4[:, ::1], f8[:, ::1], f8[:, ::1], i8, i8, i8, i8, b1[::1], i8[::1], i8[::1], f4[:, ::1], f4[:, ::1], f4[:, ::1])",
+    cache=True,
+    nogil=True,
+)
+def _filter_band(
+    image: np.ndarray, grid_x: np.ndarray, grid_y: np.ndarray, gr: int, step: int, nx: int, top: int, straight: np.ndarray,
+    tops: np.ndarray, bottoms: np.ndarray, table: np.ndarray, weights: np.ndarray, rows: np.ndarray,
+) -> None:  # fmt: skip
+    """First pass of all straight cells of a band; the first of `rows` is input row `top`."""
+    for r in range(top, top + rows.shape[0]):
+        for gc in range(straight.size):
+            if straight[gc] and tops[gc] <= r <= bottoms[gc]:
+                xa, xb, xc, xd = grid_x[gr, gc], grid_x[gr, gc + 1], grid_x[gr + 1, gc], grid_x[gr + 1, gc + 1]
+                middle0 = 0.5 * (grid_y[gr, gc] + grid_y[gr, gc + 1])
+                middle1 = 0.5 * (grid_y[gr + 1, gc] + grid_y[gr + 1, gc + 1])
+                v = (r - middle0) / (middle1 - middle0)
+                x0 = (1 - v) * xa + v * xc
+                dx = ((1 - v) * xb + v * xd - x0) / step
+                width = min(step, nx - gc * step)
+                _filter_row(image, r, x0, dx, width, table, weights, rows, r - top, gc * step)
+
+
+@njit(
     "void(f4[:, ::1], u1[:, ::1], f8[:, ::1], f8[:, ::1], f8[:, ::1], i8, f4[:, ::1], f4[:, ::1], f4[:, ::1], u1[:, ::1])",
     cache=True,
     nogil=True,
@@ -297,12 +384,10 @@ def move(
 ) -> None:
     """Lanczos-3 resampling of a frame in two passes, NaN where a sample leans on a hole or lies outside.
 
-    Within a cell of the coarse grid the map is a shift with a very small shear and stretch. Each input row r that the cell
-    needs is first sampled at the columns x(i, j(r)), j(r) the output row that falls on it; each column of these rows is
-    then sampled at y(i, j): 12 weights for a sample instead of 36. What the first pass holds is the image along lines
-    that lean like the output's columns, a function as smooth as the image; the second pass interpolates it to the same
-    order (two-pass resampling, Catmull and Smith 1980, SIGGRAPH 14, 279). Cells with a larger rotation or stretch are
-    sampled pixel by pixel.
+    Within a cell of the coarse grid the map is a shift with a very small shear and stretch. Each input row r is first sampled
+    at the columns x(i, j(r)), j(r) the output row that falls on it; each column of these rows is then sampled at y(i, j): 12
+    weights for a sample instead of 36. The first pass holds the image along lines that lean like the output's columns, a
+    function as smooth as the image (Catmull and Smith 1980, SIGGRAPH 14, 279). Other cells are sampled pixel by pixel.
 
     Parameters
     ----------
@@ -320,10 +405,8 @@ def move(
         `ztfds.kernels.resample.lanczos_table`.
     out : (ny, nx) float32
         Written; NaN also where the sample is saturated.
-    plateau : (ny, nx) float32
-        Saturated samples are added here ...
-    count : (ny, nx) uint8
-        ... and counted here.
+    plateau, count : (ny, nx) float32, uint8
+        Saturated samples are added to the one and counted in the other.
     """
     ny, nx = out.shape
     my, mx = image.shape[0] - 2 * PAD, image.shape[1] - 2 * PAD
@@ -336,17 +419,7 @@ def move(
     for gr in range((ny + step - 1) // step):
         # a band of cells; all of its rows are filtered before its columns, so that memory is read in long runs
         top = _band(grid_x, grid_y, gr, step, my, rows.shape[0], straight, tops, bottoms)
-        for r in range(top, top + rows.shape[0]):
-            for gc in range(cells):
-                if straight[gc] and tops[gc] <= r <= bottoms[gc]:
-                    xa, xb, xc, xd = grid_x[gr, gc], grid_x[gr, gc + 1], grid_x[gr + 1, gc], grid_x[gr + 1, gc + 1]
-                    middle0 = 0.5 * (grid_y[gr, gc] + grid_y[gr, gc + 1])
-                    middle1 = 0.5 * (grid_y[gr + 1, gc] + grid_y[gr + 1, gc + 1])
-                    v = (r - middle0) / (middle1 - middle0)
-                    x0 = (1 - v) * xa + v * xc
-                    dx = ((1 - v) * xb + v * xd - x0) / step
-                    width = min(step, nx - gc * step)
-                    _filter_row(image, r, x0, dx, width, table, weights, rows, r - top, gc * step)
+        _filter_band(image, grid_x, grid_y, gr, step, nx, top, straight, tops, bottoms, table, weights, rows)
         for j in range(min(step, ny - gr * step)):
             to, v = gr * step + j, j / step
             for gc in range(cells):
@@ -358,36 +431,16 @@ def move(
                 f0 = (1 - v) * factor[gr, gc] + v * factor[gr + 1, gc]
                 f1 = (1 - v) * factor[gr, gc + 1] + v * factor[gr + 1, gc + 1]
                 dx, dy, df = (x1 - x0) / step, (y1 - y0) / step, np.float32((f1 - f0) / step)
-                first, end = 0, min(step, nx - start)
-                while first < end and not (-0.5 <= x0 + dx * first <= mx - 0.5 and -0.5 <= y0 + dy * first <= my - 0.5):
-                    out[to, start + first] = np.nan
-                    first += 1
-                while end > first and not (
-                    -0.5 <= x0 + dx * (end - 1) <= mx - 0.5 and -0.5 <= y0 + dy * (end - 1) <= my - 0.5
-                ):
-                    end -= 1
-                    out[to, start + end] = np.nan
+                first, end = _inside(x0, dx, y0, dy, min(step, nx - start), mx, my)
+                _blank(out, to, start, first)
+                _blank(out, to, start + end, min(step, nx - start) - end)
                 if first == end:
                     continue
                 if straight[gc]:
                     _filter_columns(rows, top, y0, dy, first, end, table, weights, out, to, start)
                     seen = _gather(flags, x0, dx, y0, dy, first, end, found)
                 else:
-                    seen = np.uint8(0)
-                    for i in range(first, end):
-                        x, y = x0 + dx * i, y0 + dy * i
-                        if -0.5 <= x <= mx - 0.5 and -0.5 <= y <= my - 0.5:
-                            out[to, start + i] = _sample(image, x, y, table)
-                            found[i] = flags[int(np.floor(y)) + PAD, int(np.floor(x)) + PAD]
-                        else:
-                            out[to, start + i], found[i] = np.float32(0), np.uint8(HOLE)
-                        seen |= found[i]
-                _scale(out, to, start + first, end - first, np.float32(f0) + df * np.float32(first), df)
+                    seen = _one_pass(image, flags, x0, dx, y0, dy, first, end, table, out, to, start, found)
+                _scale(out, to, start + first, end - first, np.float32(f0 + df * first), df)
                 if seen:
-                    for i in range(first, end):
-                        if found[i] & HOLE:
-                            out[to, start + i] = np.nan
-                        elif found[i]:
-                            plateau[to, start + i] += out[to, start + i]
-                            count[to, start + i] += np.uint8(1)
-                            out[to, start + i] = np.nan
+                    _set_aside(found, first, end, out, plateau, count, to, start)

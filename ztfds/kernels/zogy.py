@@ -324,7 +324,7 @@ def near_bad(bad_new: np.ndarray, bad_ref: np.ndarray, ys: np.ndarray, xs: np.nd
 
 
 @njit(
-    "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], f4[:, ::1], f4)",
+    "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], i8[::1], i8[::1], f4[::1], f4[:, :, ::1], f4[:, :, ::1])",
     cache=True,
     nogil=True,
 )
@@ -333,36 +333,42 @@ def mend(
     ref: np.ndarray,
     bad_new: np.ndarray,
     bad_ref: np.ndarray,
-    model_new: np.ndarray,
-    model_ref: np.ndarray,
-    least: float,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    fluxes: np.ndarray,
+    stamps_new: np.ndarray,
+    stamps_ref: np.ndarray,
 ) -> None:
-    """Give bad pixels what the stars' models say, in place: the models where both are bad, else their difference is added.
+    """Add to bad pixels, in place, what the stars' models say: the models where both are bad, else their difference.
 
     Parameters
     ----------
     new, ref : (ny, nx) float32, DN
-        A pixel bad in one has the other's value.
+        A pixel bad in one has the other's value, a pixel bad in both 0.
     bad_new, bad_ref : (ny, nx) bool
-        Pixels bad in both that get a model are cleared in both.
-    model_new, model_ref : (ny, nx) float32, DN
-    least : float, DN
-        Models below are no measurement of a pixel bad in both.
+    ys, xs : (n,) int64
+        Central pixels of the stars.
+    fluxes : (n,) float32, DN
+    stamps_new, stamps_ref : (n, m, m) float32
+        PSFs of the two images at the stars, m odd.
     """
-    for j in range(new.shape[0]):
-        for i in range(new.shape[1]):
-            hole_n, hole_r = bad_new[j, i], bad_ref[j, i]
-            if not (hole_n or hole_r):
-                continue
-            m, r = model_new[j, i], model_ref[j, i]
-            if hole_n and hole_r:
-                if m + r > 2 * least:
-                    new[j, i], ref[j, i] = m, r
-                    bad_new[j, i] = bad_ref[j, i] = False
-            elif hole_n:
-                new[j, i] += m - r
-            else:
-                ref[j, i] -= m - r
+    ny, nx = new.shape
+    half = stamps_new.shape[1] // 2
+    for s in range(ys.size):
+        for j in range(max(ys[s] - half, 0), min(ys[s] + half + 1, ny)):
+            for i in range(max(xs[s] - half, 0), min(xs[s] + half + 1, nx)):
+                hole_n, hole_r = bad_new[j, i], bad_ref[j, i]
+                if not (hole_n or hole_r):
+                    continue
+                n = fluxes[s] * stamps_new[s, j - ys[s] + half, i - xs[s] + half]
+                r = fluxes[s] * stamps_ref[s, j - ys[s] + half, i - xs[s] + half]
+                if hole_n and hole_r:
+                    new[j, i] += n
+                    ref[j, i] += r
+                elif hole_n:
+                    new[j, i] += n - r
+                else:
+                    ref[j, i] -= n - r
 
 
 @njit("void(f4[:, ::1], f4[:, ::1], b1[:, ::1], f8[::1], f8[::1], f8[::1], f8[:, :, ::1])", cache=True, nogil=True)

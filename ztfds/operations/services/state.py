@@ -62,6 +62,8 @@ class Settings:
         Folder of DAG files, each named as its DAG; empty: the repository's.
     faults : bool
         A sandbox for drills: steps heed the faults in ``faults.json`` of the home folder.
+    backup : str
+        The second place, where backups go; empty: the folder ``backup`` of the home, which is no second disk.
     notify : dict of str to str
         Who is told of alarms and gets the nightly report: ``webhook``, ``mail_to``, ``smtp``, ``mail_from``.
     changes : dict
@@ -74,6 +76,7 @@ class Settings:
     patience_s: float = 60.0
     dags: str = ""
     faults: bool = False
+    backup: str = ""
     notify: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -148,6 +151,7 @@ class State:
             **settings.notify,
             **({"settings": settings.changes} if settings.changes else {}),
             **({"faults": str(self.home / "faults.json")} if settings.faults else {}),
+            **({"backup": settings.backup} if settings.backup else {}),
         }
 
     def save(self) -> None:
