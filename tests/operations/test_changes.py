@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from embedded import database, postgres
 
 from ztfds.operations.context import Context
 from ztfds.operations.control import changes
@@ -14,7 +13,6 @@ from ztfds.operations.pages.changes import changes_page
 from ztfds.registry import database as db
 from ztfds.survey.errors import ConfigurationError
 
-__all__ = ["database", "postgres"]
 FORM = {
     "purpose": "fewer false candidates", "risk": "faint transients are lost: completeness of the rehearsal", "author": "A. Scientist",
     "settings": {"difference": {"candidates": {"threshold": 5.5}}},

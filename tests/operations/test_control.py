@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from prepared import CCD, prepared, process, ready
+from prepared import CCD, process
 
 from ztfds.operations import realtime
 from ztfds.operations.control import modes, reprocessing, verdicts
@@ -14,7 +14,6 @@ from ztfds.survey.camera import rcid
 from ztfds.survey.errors import ConfigurationError, NoWork
 from ztfds.survey.states import CcdState
 
-__all__ = ["prepared", "ready"]
 WHO = {"author": "A. Operator", "reason": "a test of reprocessing"}
 
 

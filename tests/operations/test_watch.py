@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from embedded import database, postgres
 
 from ztfds.config.alarms import AlarmRule, AlarmRules
 from ztfds.operations.pages.alarms import alarms_page, exposition
@@ -21,7 +20,6 @@ from ztfds.operations.watch.rounds import Watch
 from ztfds.registry import database as db
 from ztfds.survey.errors import ConfigurationError, ServiceDown
 
-__all__ = ["database", "postgres"]
 NOW = 1_800_000_000.0
 
 

@@ -31,11 +31,16 @@ def angle(chords: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(chords), 3600 * np.degrees(2 * np.arcsin(np.clip(size / 2, 0, 1))), np.inf)
 
 
+def _tree(catalog: np.ndarray) -> cKDTree:
+    """Tree of a catalog; for a few hundred look-ups one that is quickly made beats one that is quickly searched."""
+    return cKDTree(unit_vectors(catalog["ra"], catalog["dec"]), balanced_tree=False, compact_nodes=False)
+
+
 def _nearest(at: np.ndarray, catalog: np.ndarray, k: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Distances (arcsec, inf if none) and rows of the k nearest catalog entries, each (n, k)."""
     if not len(catalog):
         return np.full((len(at), k), np.inf), np.zeros((len(at), k), int)
-    tree = cKDTree(unit_vectors(catalog["ra"], catalog["dec"]))
+    tree = _tree(catalog)
     chords, rows = tree.query(at, k=list(range(1, k + 1)), distance_upper_bound=chord(radius))
     return angle(chords), np.where(np.isfinite(chords), rows, 0)
 
@@ -96,7 +101,7 @@ def add_ps1(table: np.ndarray, ps1: np.ndarray, config: CandidateConfig) -> None
                 values = np.asarray(ps1[column][source], float)
                 table[f"{name}{k}"][found] = np.where(np.isfinite(values), values, NONE)
     if len(ps1) and len(table):
-        tree = cKDTree(unit_vectors(ps1["ra"], ps1["dec"]))
+        tree = _tree(ps1)
         radius = chord(config.ps1_radius_arcsec)
         table["nmtchps"] = tree.query_ball_point(at, radius, return_length=True)
 

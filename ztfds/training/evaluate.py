@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ztfds.training.labels import KINDS
-from ztfds.training.samples import META, Samples
 
 FULL_MPX = 3080 * 3072 / 1e6
 FALSE_POSITIVES, COMPLETENESS = 0.02, 0.99
@@ -36,6 +35,8 @@ def area_under_curve(scores: np.ndarray, real: np.ndarray) -> float:
 def scatter(scores: np.ndarray, real: np.ndarray, nights: np.ndarray, share: float = FALSE_POSITIVES) -> float:
     """Standard error of `false_negatives`: scenes drawn with replacement, because candidates of one scene resemble each other."""
     rng, names = np.random.default_rng(404), np.unique(nights)
+    if len(names) < 2:
+        return float("nan")
     rows = [np.flatnonzero(nights == name) for name in names]
     found = []
     for _ in range(N_RESAMPLED):
@@ -130,12 +131,3 @@ def balanced(meta: np.ndarray) -> np.ndarray:
         if rows.any():
             weights[rows] *= 0.5 * len(meta) / weights[rows].sum()
     return weights
-
-
-def of_variant(samples: Samples, rich: bool, plane: bool | None = None) -> Samples:
-    """Candidates of artefact-rich or of ordinary nights, of all fields or one sort of field."""
-    rows = samples.meta["rich"] == rich
-    if plane is not None:
-        rows &= samples.meta["plane"] == plane
-    assert samples.meta.dtype == META
-    return samples[rows]

@@ -29,7 +29,7 @@ HOME = Path("var/training/realbogus")
 FIRST_SEED, FIRST_JUDGE, FIRST_RICH_JUDGE = 101, 1101, 1201
 CALIBRATING = 5
 """One training scene in five (101, 106, ...) is kept for the calibration of the scores."""
-EPOCHS = 12.0
+EPOCHS = 20.0
 CLEAR_SCORR = 6.0
 """Above this |Scorr| hardly any noise peak is left: one in a quadrant of 9.5 million pixels at 5.6."""
 PARITY = 1e-4

@@ -183,10 +183,10 @@ def altered(
 ) -> tuple[DifferenceInputs, DifferenceConfig]:
     """Inputs and configuration of a difference in which something went wrong.
 
-    No difference is bad: small scenes with so many events look odd. nominal: nothing else. All others: the threshold is 4.6
-    sigma, no shape is dropped. low: nothing else. unmasked: hits and tracks are
-    not masked, nor is each other kind of defect with probability 1/2. misregistered: the world coordinates are off by 0.1 to
-    0.6 px and not repaired, the flux scale by up to 8 %. wrong psf: the PSF is that of another image.
+    No difference is called bad: small scenes with so many events look odd. nominal: nothing else. All others: the threshold is
+    4.6 sigma and no shape is dropped. low: nothing else. unmasked: hits and tracks are not masked, nor is each other kind of
+    defect with probability 1/2. misregistered: the world coordinates are off by 0.1 to 0.6 px and not repaired, the flux scale
+    by up to 8 %. wrong psf: the PSF is that of another image.
     """
     if variant == NOMINAL:
         return inputs, DifferenceConfig().model_copy(update=_NO_LIMITS)
