@@ -62,7 +62,10 @@ def test_scores_are_kept_once_and_shown(database, tmp_path):
     for name in ("broker_down", "store_full", "store_full"):
         line = record(database.pipeline, kept(tmp_path, name))
     assert "failed: 1 files lost" in line
-    assert [row["passed"] for row in db.fetch_all(database.reader, "select passed from drills order by name")] == [True, False]
+    assert [row["passed"] for row in db.fetch_all(database.reader, "select passed from drills order by name")] == [
+        True,
+        False,
+    ]
     page = drills_page(database.reader)
     assert page.index("1 files lost") < page.index("survived"), "what failed comes first"
     assert any("FAILED" in row for row in table([good, bad]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -209,13 +210,20 @@ def fast_movers(plan: Plan) -> NDArray[np.void]:
     out = np.zeros(ra.size, FAST)
     out["id"], out["ra"], out["dec"] = 7_000_000_000_000 + np.arange(ra.size), ra, dec
     out["jd"] = rng.choice(moments, ra.size)
-    length = np.exp(rng.uniform(*np.log(plan.config.sky.fast_mover_length_px), ra.size))
+    sky = plan.config.sky
+    length = _log_uniform(rng, sky.fast_mover_length_px, ra.size)
     out["rate"] = length * plan.camera.pixel_scale_arcsec / 3600.0 / (30.0 / 86400.0)
     out["pa"] = rng.uniform(0, 2 * np.pi, ra.size)
     # A streak spreads over more noise than a point: brighten by the square root of its length in FWHM.
-    snr = np.exp(rng.uniform(*np.log(plan.config.sky.fast_mover_snr), ra.size)) * np.sqrt(1 + length / 3.0)
+    snr = _log_uniform(rng, sky.fast_mover_snr, ra.size) * np.sqrt(1 + length / 3.0)
     out["r"] = nominal_mag(plan, 2, snr)
     return out
+
+
+def _log_uniform(rng: np.random.Generator, limits: tuple[float, float], n: int) -> F64:
+    """Random numbers between two limits, uniform in their logarithm."""
+    low, high = math.log(limits[0]), math.log(limits[1])
+    return np.exp(rng.uniform(low, high, n))
 
 
 def fast_positions(table: NDArray[np.void], jd: F64 | float) -> tuple[F64, F64]:
