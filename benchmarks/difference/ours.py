@@ -25,6 +25,7 @@ from ztfds.formats.images import read_image
 from ztfds.formats.sections import open_sections
 from ztfds.kernels import zogy as kernels
 from ztfds.operations import storage
+from ztfds.operations.forced import sky_to_pixel
 from ztfds.operations.memory import keep_freed_memory
 from ztfds.reference import run as reference
 from ztfds.reference.coadd import coadd
@@ -139,7 +140,7 @@ def chain(job: Job) -> Work:
 
 def _pipeline_6(pair: Pair, science: ScienceProducts, earlier: Sequence[Path], folder: Path) -> Result:
     """Reference and catalogs read, difference, forced photometry, packets, products written."""
-    inputs = DifferenceInputs(science, pair.reference(), *pair.sky(science.header, science.pixels.shape))
+    inputs = DifferenceInputs(science, pair.reference(whole=False), *pair.sky(science.header, science.pixels.shape))
     made = difference.run(inputs, pair.config.difference)
     wanted = [i for i, row in enumerate(made.candidates) if passes_trigger(row, pair.config.difference.candidates)]
     measured = _forced(pair, made, wanted[:N_ALERTS], earlier)
@@ -186,7 +187,7 @@ def _forced(pair: Pair, made: DifferenceProducts, wanted: Sequence[int], earlier
     for path in earlier:
         image = open_sections(path, ("GAIN", "SEEING", "MEDSKY", "SKYSIG"), path.stat().st_size)
         psf = read_image(path.with_name(path.name.replace("scimrefdiffimg.fits.fz", "diffimgpsf.fits")))[0]
-        x, y = wcs_of(image.header).all_world2pix(table["ra"], table["dec"], 0)
+        x, y = sky_to_pixel(image.header, table["ra"], table["dec"])
         row, column = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
         stamps = image.stamps(row, column, config.stamp_half_px)
         gain = number(image.header, "GAIN", np.nan)

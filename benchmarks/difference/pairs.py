@@ -166,9 +166,9 @@ class Pair:
         header.update(self.facts["wcs_cards"])
         return header
 
-    def reference(self) -> ReferenceProducts:
+    def reference(self, *, whole: bool = True) -> ReferenceProducts:
         """Products of P7."""
-        return storage.read_reference(self.folder / "reference", products_of(self.folder / "reference"))
+        return storage.read_reference(self.folder / "reference", products_of(self.folder / "reference"), whole=whole)
 
     def inputs(self) -> ReferenceInputs:
         """What the reference was made of."""

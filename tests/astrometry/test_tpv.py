@@ -96,11 +96,46 @@ def test_real_tpv_header_and_catalog(real_data, rng):
     ra, dec = wcs.all_pix2world(x, y, 0)
     np.testing.assert_allclose(model.sky(x, y), [ra, dec], atol=1e-12)
     np.testing.assert_allclose(model.wcs().all_pix2world(x, y, 0), [ra, dec], atol=1e-12)
+    own = Distortion.of_header(header)
+    corners = np.array([0.0, 3071.0, 0.0, 3071.0, 1500.0]), np.array([0.0, 0.0, 3079.0, 3079.0, 1500.0])
+    np.testing.assert_allclose(own.sky(*corners), WCS(header).all_pix2world(*corners, 0), atol=1e-9)
+    np.testing.assert_allclose(own.pixels(*own.sky(*corners)), corners, atol=1e-6)
     sources = fits.getdata(real_data / "header" / "test_ztf_image.sources.fits", "LDAC_OBJECTS")
     assert len(sources) == 112
     world = model.sky(sources["X_IMAGE"].astype(float) - 1.0, sources["Y_IMAGE"].astype(float) - 1.0)
     np.testing.assert_allclose((world[0] - sources["X_WORLD"]) * 3.6e6, 0, atol=0.1)
     np.testing.assert_allclose((world[1] - sources["Y_WORLD"]) * 3.6e6, 0, atol=0.1)
+
+
+def own_distortion(rng) -> Distortion:
+    """A distortion of the real camera's size, turned."""
+    coefficients = rng.normal(0, 4e-4, (15, 2))
+    coefficients[:3] += [[0, 0], [1, 0], [0, 1]]
+    angle, scale = rng.uniform(0, 2 * np.pi), 1.012 / 3600
+    cd = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return Distortion(1500.0, 1600.0, rng.uniform(0, 360), rng.uniform(-30, 80), cd, coefficients)
+
+
+def test_own_cards_are_read_back_and_inverted_as_astropy_does(rng):
+    x, y = rng.uniform(0, 3000, (2, 50))
+    for _ in range(5):
+        truth = own_distortion(rng)
+        header = fits.Header(truth.cards())
+        read = Distortion.of_header(header)
+        ra, dec = truth.sky(x, y)
+        np.testing.assert_allclose(read.sky(x, y), [ra, dec], atol=1e-12)
+        np.testing.assert_allclose(read.pixels(ra, dec), [x, y], atol=1e-6)
+        np.testing.assert_allclose(read.pixels(ra, dec), WCS(header).all_world2pix(ra, dec, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"CTYPE1": "RA---TAN"}, {"LONPOLE": 90.0}, {"PV1_3": 1e-3}, {"CD1_1": 0.0, "CD1_2": 0.0}, {"CRPIX1": None}],
+)
+def test_other_headers_are_not_taken_for_own(rng, change):
+    cards = {**own_distortion(rng).cards(), **change}
+    header = fits.Header({name: value for name, value in cards.items() if value is not None})
+    assert Distortion.of_header(header) is None
 
 
 def test_distortion_scene_is_tpv(rng):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -40,6 +41,8 @@ from ztfds.survey.errors import BadDifference
 log = logging.getLogger(__name__)
 
 _PSF_GRID, _FADE = 64, (5.0, 10.0)
+_PAD_PX = 8
+"""Pixels of the reference around a star's window: more than the reach of the resampling and of the masks."""
 _QUARTERS = ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25))
 
 MOST_SOURCES = 0.8
@@ -126,14 +129,16 @@ def prepare(inputs: DifferenceInputs, config: DifferenceConfig) -> Prepared:
     shape = (science.new.shape[0], science.new.shape[1])
     grid = coarse_grid(wcs_of(inputs.science.header), wcs_of(inputs.reference.header), shape, config.grid_step_px)
     tiles = make_tiles(inputs, grid, config)
-    ref = _on_grid(inputs, grid, config)
-    match, tried = _match(inputs, science, ref, tiles, config)
+    images = (*_filled(inputs, config), np.ascontiguousarray(inputs.reference.uncertainty, np.float32))
+    match, tried = _match(inputs, science, _around_stars(inputs, science, images, grid, config), tiles, config)
     warp = fit_warp(match, shape, config)
-    if warp.significance >= config.warp_significance and config.warp_min_px <= warp.size <= config.max_warp_px:
+    crooked = warp.significance >= config.warp_significance and config.warp_min_px <= warp.size <= config.max_warp_px
+    if crooked:
         log.info("residual warp of %.3f px (%.0f sigma) applied", warp.size, warp.significance)
         grid = _warped(grid, warp)
-        tiles = make_tiles(inputs, grid, config)  # the resampling has other sub-pixel phases now
-        ref = _on_grid(inputs, grid, config)
+        tiles = make_tiles(inputs, grid, config, tiles)  # the resampling has other sub-pixel phases now
+    ref = _on_grid(images[0], images[1], images[2], grid, config)
+    if crooked:
         match, tried = _match(inputs, science, ref, tiles, config)
         warp = replace(fit_warp(match, shape, config), size=warp.size, significance=warp.significance)
     expected = _expected_gain(inputs)
@@ -161,8 +166,8 @@ def _noise_of(inputs: DifferenceInputs) -> tuple[float, float]:
     return 1 / gain, (noise / gain) ** 2
 
 
-def _on_grid(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> _OnGrid:
-    """Resample pixels, uncertainty and mask of the reference; NaN of the reference are bridged and masked."""
+def _filled(inputs: DifferenceInputs, config: DifferenceConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and mask of the reference; what is no number is bridged and masked."""
     reference = inputs.reference
     pixels = np.ascontiguousarray(reference.pixels, np.float32)
     mask = np.ascontiguousarray(reference.mask, np.uint16)
@@ -171,14 +176,57 @@ def _on_grid(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfi
         pixels, mask = pixels.copy(), mask.copy()
         kernels.flag_pixels(mask, holes, 0, bits.NAN)
         resample_kernels.fill_holes(pixels, holes, config.fill_rings)
+    return pixels, mask
+
+
+def _on_grid(
+    pixels: np.ndarray, mask: np.ndarray, uncertainty: np.ndarray, grid: CoarseGrid, config: DifferenceConfig
+) -> _OnGrid:
+    """Resample pixels, mask and uncertainty of the reference."""
     out = resample_image(pixels, grid)
-    uncertainty = resample_nearest(reference.uncertainty, grid)
-    uncertainty *= np.float32(np.median(grid.area()))
-    variance = np.multiply(uncertainty, uncertainty, out=uncertainty)
+    noise = resample_nearest(uncertainty, grid)
+    noise *= np.float32(np.median(grid.area()))
+    variance = np.multiply(noise, noise, out=noise)
     flags = resample_mask(mask, grid, config.mask_reach, bits.NAN)
     missing, bad = np.empty(out.shape, np.bool_), np.empty(out.shape, np.bool_)
     kernels.start_reference(out, flags, bits.HARD_BAD, missing, bad)
     return _OnGrid(out, variance, flags, missing, bad)
+
+
+def _around_stars(
+    inputs: DifferenceInputs,
+    science: _Science,
+    images: Sequence[np.ndarray],
+    grid: CoarseGrid,
+    config: DifferenceConfig,
+) -> _OnGrid:
+    """The same around the matching stars alone, all else bad: enough to measure the warp, at a small part of the cost."""
+    shape, psfcat = grid.shape, inputs.science.psfcat
+    out = _OnGrid(
+        pixels=np.empty(shape, np.float32),
+        variance=np.empty(shape, np.float32),
+        mask=np.empty(shape, np.uint16),
+        missing=np.empty(shape, np.bool_),
+        bad=np.ones(shape, np.bool_),
+    )
+    if psfcat is None:
+        return out
+    half = config.star_half_px + config.psf_size // 2 + 3
+    offset = np.arange(-half, half + 1, half, dtype=float)
+    for k in _stars(inputs, science.bad, config):
+        y, x = round(float(psfcat["ypos"][k])), round(float(psfcat["xpos"][k]))
+        part = np.s_[y - half : y + half + 1, x - half : x + half + 1]
+        u, v = grid.at(*np.meshgrid(x + offset, y + offset))
+        i, j = max(int(u.min()) - _PAD_PX, 0), max(int(v.min()) - _PAD_PX, 0)
+        cut = np.s_[j : max(int(v.max()) + _PAD_PX, j + 1), i : max(int(u.max()) + _PAD_PX, i + 1)]
+        pieces = [np.ascontiguousarray(image[cut]) for image in images]
+        if not pieces[0].size:
+            continue
+        window = CoarseGrid(u - i, v - j, half, (2 * half + 1, 2 * half + 1))
+        made = _on_grid(pieces[0], pieces[1], pieces[2], window, config)
+        for whole, piece in zip(vars(out).values(), vars(made).values(), strict=True):
+            whole[part] = piece
+    return out
 
 
 def _warped(grid: CoarseGrid, warp: Warp) -> CoarseGrid:
@@ -189,22 +237,22 @@ def _warped(grid: CoarseGrid, warp: Warp) -> CoarseGrid:
     return CoarseGrid(moved[0], moved[1], grid.step, grid.shape).shifted(np.zeros(1), np.zeros(1))
 
 
-def make_tiles(inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig) -> list[Tile]:
-    """Tiles with the two local PSFs at their centres."""
+def make_tiles(
+    inputs: DifferenceInputs, grid: CoarseGrid, config: DifferenceConfig, before: Sequence[Tile] = ()
+) -> list[Tile]:
+    """Tiles with the two local PSFs at their centres; those of the science image from earlier tiles where there are any."""
     science, reference = inputs.science, inputs.reference
     if reference.psf is None or science.psf is None:
         raise BadDifference("science image and reference both need a PSF to be subtracted")
     tiles = []
-    for core in tile_cores(grid.shape, config):
+    for k, core in enumerate(tile_cores(grid.shape, config)):
         y, x = 0.5 * (core[0] + core[1] - 1), 0.5 * (core[2] + core[3] - 1)
         rx, ry = (float(v) for v in grid.at(np.array(x), np.array(y)))
         rx, ry = min(max(rx, 0.0), reference.pixels.shape[1] - 1.0), min(max(ry, 0.0), reference.pixels.shape[0] - 1.0)
         phase = tuple(float(v) % 1.0 for v in grid.at(np.array(round(x)), np.array(round(y))))
-        stamps = (
-            effective_psf(science.psf, x, y, config.psf_size),
-            effective_psf(reference.psf, rx, ry, config.psf_size, phase),
-        )
-        tiles.append(Tile(core, with_margin(core, grid.shape, config.tile_margin_px), *map(_normalised, stamps)))
+        new = before[k].psf_new if before else _normalised(effective_psf(science.psf, x, y, config.psf_size))
+        ref = _normalised(effective_psf(reference.psf, rx, ry, config.psf_size, phase))
+        tiles.append(Tile(core, with_margin(core, grid.shape, config.tile_margin_px), new, ref))
     return tiles
 
 
@@ -276,16 +324,21 @@ def _match(
     inputs: DifferenceInputs, science: _Science, ref: _OnGrid, tiles: list[Tile], config: DifferenceConfig
 ) -> tuple[StarMatch, int]:
     """Matching stars of the two images, and how many were tried."""
-    source = inputs.science
-    psfcat = source.psfcat
+    psfcat = inputs.science.psfcat
     if psfcat is None:
         raise BadDifference("the science image has no PSF catalog")
-    saturate, magzp = number(source.header, "SATURATE", np.inf), number(source.header, "MAGZP", np.nan)
-    bad = science.bad | ref.bad
-    rows = select_stars(psfcat, source.pixels, bad, saturate, magzp, config)
+    rows = _stars(inputs, science.bad | ref.bad, config)
     variances = science.variance, ref.variance
     match = match_stars(science.new, ref.pixels, variances, psfcat, rows, tiles, config)
     return without_movers(match), rows.size
+
+
+def _stars(inputs: DifferenceInputs, bad: np.ndarray, config: DifferenceConfig) -> np.ndarray:
+    """Rows of the PSF catalog to match."""
+    source = inputs.science
+    saturate, magzp = number(source.header, "SATURATE", np.inf), number(source.header, "MAGZP", np.nan)
+    assert source.psfcat is not None  # asked for before
+    return select_stars(source.psfcat, source.pixels, bad, saturate, magzp, config)
 
 
 def _expected_gain(inputs: DifferenceInputs) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numba import njit
 
@@ -12,6 +14,7 @@ PHASES = 1024
 """Steps of the weight table across one pixel: the nearest step misplaces a sample by at most 0.0005 px."""
 
 
+@lru_cache(maxsize=2)
 def lanczos_table(phases: int = PHASES) -> np.ndarray:
     """Weights of the Lanczos-3 interpolator for each sub-pixel phase, normalised to sum 1.
 

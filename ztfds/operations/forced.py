@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from ztfds.alerts import forced
 from ztfds.alerts.history import visible
+from ztfds.astrometry.tpv import Distortion
 from ztfds.config.alerts import ForcedConfig
 from ztfds.difference.neighbours import add_reference
 from ztfds.difference.products import DifferenceProducts
@@ -137,7 +139,7 @@ def _measured(
     keywords = ("GAIN", *(keyword for keyword, _ in _FROM_HEADER.values()))
     image = open_sections(archive / stored["path"], keywords, int(stored["bytes"]))
     psf = read_image(archive / files["diffimgpsf"]["path"])[0]
-    x, y = wcs_of(image.header).all_world2pix(table["ra"], table["dec"], 0)
+    x, y = sky_to_pixel(image.header, table["ra"], table["dec"])
     row, column = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
     stamps = image.stamps(row, column, config.stamp_half_px)
     flux = forced.measure(stamps, psf, y - row, x - column, number(image.header, "GAIN", np.nan), config)
@@ -151,6 +153,16 @@ def _measured(
         else {"procstatus": forced.OFF_IMAGE}
         for k in range(len(table))
     ]
+
+
+def sky_to_pixel(header: fits.Header, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """0-based pixels (x, y) of sky positions in deg: quickly through the survey's own kind of header, else by astropy."""
+    if (own := Distortion.of_header(header)) is not None:
+        x, y = own.pixels(ra, dec)
+        if np.isfinite(x).all():
+            return x, y
+    x, y = wcs_of(header).all_world2pix(ra, dec, 0)
+    return np.asarray(x), np.asarray(y)
 
 
 def _nearest(archive: Path, path: str | None, table: np.ndarray, config: ForcedConfig) -> list[Row]:

@@ -376,7 +376,7 @@ def _difference(
         with storage.reading("the reference or a catalog", rcid):
             inputs = DifferenceInputs(
                 science=cast(CalibratedImage, made),
-                reference=storage.read_reference(context.archive, reference["products"]),
+                reference=storage.read_reference(context.archive, reference["products"], whole=False),
                 gaia=context.catalog.gaia(ra, dec, radius, jd),
                 ps1=context.catalog.ps1(ra, dec, radius),
                 known=known[0].table,

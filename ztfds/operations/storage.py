@@ -248,8 +248,16 @@ def reference_files(made: ReferenceProducts, place: Place) -> list[OutputFile]:
     ]
 
 
-def read_reference(archive: Path, rows: Mapping[str, Mapping[str, Any]]) -> ReferenceProducts:
-    """Read a reference back, with everything that differencing needs.
+def read_reference(archive: Path, rows: Mapping[str, Mapping[str, Any]], *, whole: bool = True) -> ReferenceProducts:
+    """Read a reference back.
+
+    Parameters
+    ----------
+    archive : Path
+    rows : mapping
+        Its products by kind.
+    whole : bool
+        False leaves out what differencing does not look at: coverage and aperture catalog are empty.
 
     Raises
     ------
@@ -258,11 +266,11 @@ def read_reference(archive: Path, rows: Mapping[str, Mapping[str, Any]]) -> Refe
     pixels, header = read_image(_path(archive, rows, "refimg"))
     return ReferenceProducts(
         pixels=pixels,
-        coverage=read_image(_path(archive, rows, "refcov"))[0],
+        coverage=read_image(_path(archive, rows, "refcov"))[0] if whole else np.empty((0, 0), np.float32),
         uncertainty=read_image(_path(archive, rows, "refunc"))[0],
         mask=read_image(_path(archive, rows, "refmsk"))[0].astype(np.uint16),
         header=header,
         psf=PsfModel.from_arrays(read_psf(_path(archive, rows, "refimgdao"))),
         psfcat=read_psfcat(_path(archive, rows, "refpsfcat"))[0],
-        sexcat=read_table(_path(archive, rows, "refsexcat"))[0],
+        sexcat=read_table(_path(archive, rows, "refsexcat"))[0] if whole else np.empty(0),
     )
