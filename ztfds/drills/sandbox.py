@@ -155,6 +155,8 @@ class Sandbox:
         rows = self.query("select candid, topic from alert_outbox where nid = %s", (ids.nid_of_date(plan.dates[0]),))
         queued = sorted(row["candid"] for row in rows)
         topics = sorted({row["topic"] for row in rows})
+        if not queued:
+            return [], []
         wanted = set(queued)
         sent = [candid for candid in read_topics(self.state.bootstrap_servers, topics) if candid in wanted]
         return queued, sorted(sent)
