@@ -18,7 +18,7 @@ from ztfds.operations.services.state import State, load
 from ztfds.operations.summary import Summary
 from ztfds.registry import database
 from ztfds.simulator import night
-from ztfds.simulator.rehearsal import DATE, Rehearsal, context_of, read_topics, run_state
+from ztfds.simulator.rehearsal import DATE, Rehearsal, context_of, on_sky, read_topics, run_state
 from ztfds.simulator.schedule import Plan, make_plan
 from ztfds.survey import ids
 from ztfds.survey.errors import ConfigurationError, ServiceDown
@@ -131,15 +131,22 @@ class Sandbox:
     # -- what became of them -------------------------------------------------------------------------------------------
 
     def states(self, plan: Plan) -> dict[str, str]:
-        """State of every CCD file of a night."""
-        rows = self.query("select filename, state from ccdfiles where exposure like %s", (f"ztf_{plan.dates[0]}%",))
+        """State of every on-sky CCD file of a night."""
+        statement = """
+            select c.filename, c.state from ccdfiles c join exposures e using (exposure)
+             where e.exposure like %s and e.imgtype = 'o'"""
+        rows = self.query(statement, (f"ztf_{plan.dates[0]}%",))
         return {row["filename"]: row["state"] for row in rows}
 
     def settled(self, plan: Plan) -> bool:
         """Whether every file of a night is in a final state and every alert has been acknowledged."""
         states = self.states(plan)
-        whole = len(states) >= len(plan.exposures) * len(self.context.camera.ccdids)
+        whole = len(states) >= self.on_sky_files(plan)
         return whole and all(state in FINAL for state in states.values()) and not self.waiting_alerts(plan)
+
+    def on_sky_files(self, plan: Plan) -> int:
+        """CCD files of the on-sky exposures of a night."""
+        return len(on_sky(plan, 0)) * len(self.context.camera.ccdids)
 
     def waiting_alerts(self, plan: Plan) -> int:
         """Alerts of a night that the broker has not acknowledged."""

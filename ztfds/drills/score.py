@@ -110,10 +110,9 @@ def _judge_files(sandbox: Sandbox, acted: Acted, score: DrillScore) -> None:
     if open_ := [name for name, state in states.items() if state not in FINAL]:
         score.problems.append(f"{len(open_)} files in no final state: {_few(open_)}")
     good = sum(state == acted.state for state in states.values())
-    if good < result.sent - acted.spoiled:
-        score.problems.append(
-            f"{good} files are {acted.state}, {result.sent - acted.spoiled} should be: {score.states}"
-        )
+    due = sandbox.on_sky_files(acted.plan) - acted.spoiled
+    if good < due:
+        score.problems.append(f"{good} files are {acted.state}, {due} should be: {score.states}")
     if acted.outcome == "success":
         score.problems += result.differences
 
