@@ -33,33 +33,42 @@ def places() -> dict[str, Any]:
     return {**extra, "dsn": f"postgresql://{uri.split('://', 1)[1]}"}
 
 
+LISTS = {
+    "alarms": "alarms.alarms_page",
+    "changes": "changes.changes_page",
+    "channels": "channels.channels_page",
+    "day": "day.day_page",
+    "drills": "drills.drills_page",
+    "readiness": "readiness.readiness_page",
+    "references": "references.references_page",
+    "reports": "reports.reports_page",
+    "reprocessing": "reprocessing.reprocessing_page",
+}
+"""Pages that need the database alone: route, and module and function below ztfds.operations.pages."""
+KEPT = {"Cache-Control": "private, max-age=3600"}
+
+
 def build() -> Any:
     """The application: pages for everybody whose role may see them, nothing for others."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.core_api.security import GetUserDep
-    from fastapi import Depends, FastAPI, HTTPException, Response
-    from fastapi.responses import HTMLResponse, PlainTextResponse
-
-    from ztfds.operations.pages import exposure as exposures
-    from ztfds.operations.pages.alarms import alarms_page, exposition
-    from ztfds.operations.pages.changes import changes_page
-    from ztfds.operations.pages.channels import channels_page
-    from ztfds.operations.pages.coverage import coverage_page, coverage_picture
-    from ztfds.operations.pages.day import day_page
-    from ztfds.operations.pages.drills import drills_page
-    from ztfds.operations.pages.readiness import readiness_page
-    from ztfds.operations.pages.references import reference_page, references_page
-    from ztfds.operations.pages.reports import report, reports_page
-    from ztfds.operations.pages.reprocessing import reprocessing_page, request_page
-    from ztfds.operations.pages.tonight import tonight
-    from ztfds.survey.camera import get_camera
-    from ztfds.survey.errors import FilesMissing, ServiceDown, ZtfdsError
+    from fastapi import Depends, FastAPI, HTTPException
 
     def may_see(user: GetUserDep) -> None:
         if not get_auth_manager().is_authorized_custom_view(method="GET", resource_name="ztfds", user=user):
             raise HTTPException(403, "your role may not see the operators' pages")
 
     app = FastAPI(title="ztfds", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(may_see)])
+    for add in (add_errors, add_lists, add_nights, add_details, add_pictures):
+        add(app)
+    return app
+
+
+def add_errors(app: Any) -> None:
+    """What a page that cannot be made says."""
+    from fastapi.responses import PlainTextResponse
+
+    from ztfds.survey.errors import FilesMissing, ServiceDown, ZtfdsError
 
     @app.exception_handler(FilesMissing)
     def missing(_: Any, error: FilesMissing) -> PlainTextResponse:
@@ -73,11 +82,57 @@ def build() -> Any:
     def damaged(_: Any, error: ZtfdsError) -> PlainTextResponse:
         return PlainTextResponse(f"{error.code}: {error.message}", 500)
 
+
+def add_lists(app: Any) -> None:
+    """Pages that need the database alone, and the figures for Prometheus."""
+    from importlib import import_module
+
+    from fastapi.responses import HTMLResponse, PlainTextResponse
+
+    from ztfds.operations.pages.alarms import exposition
+
+    def shown(page: Any) -> Any:
+        def show() -> str:
+            return str(page(places()["dsn"]))
+
+        return show
+
+    for route, where in LISTS.items():
+        module, function = where.split(".")
+        page = getattr(import_module(f"ztfds.operations.pages.{module}"), function)
+        app.get(f"/{route}", response_class=HTMLResponse)(shown(page))
+    app.get("/metrics", response_class=PlainTextResponse)(shown(exposition))
+
+
+def add_nights(app: Any) -> None:
+    """Pages of a night, the newest without a number."""
+    from fastapi.responses import HTMLResponse
+
+    from ztfds.operations.pages import coverage, reports, tonight
+    from ztfds.survey.camera import get_camera
+
     @app.get("/tonight", response_class=HTMLResponse)
     def tonight_page(nid: int | None = None) -> str:
         known = places()
         folders = {name: Path(known[name]) for name in ("inbox", "archive")}
-        return tonight(known["dsn"], get_camera(known["camera"]), folders, nid)
+        return tonight.tonight(known["dsn"], get_camera(known["camera"]), folders, nid)
+
+    @app.get("/coverage", response_class=HTMLResponse)
+    def coverage_page(nid: int | None = None) -> str:
+        return coverage.coverage_page(places()["dsn"], nid)
+
+    @app.get("/report/{nid}", response_class=HTMLResponse)
+    def report_page(nid: int) -> str:
+        return reports.report(places()["dsn"], Path(places()["archive"]), nid)
+
+
+def add_details(app: Any) -> None:
+    """Pages of one exposure, quadrant, reference or request."""
+    from fastapi.responses import HTMLResponse
+
+    from ztfds.operations.pages import exposure as exposures
+    from ztfds.operations.pages import references, reprocessing
+    from ztfds.survey.camera import get_camera
 
     @app.get("/exposure/{exposure}", response_class=HTMLResponse)
     def exposure_page(exposure: str) -> str:
@@ -87,73 +142,31 @@ def build() -> Any:
     def quadrant_page(exposure: str, rcid: int) -> str:
         return exposures.quadrant_page(places()["dsn"], exposure, rcid)
 
-    @app.get("/picture/{exposure}/{rcid}/{which}.png")
-    def picture(exposure: str, rcid: int, which: str) -> Response:
-        content = exposures.picture(places()["dsn"], Path(places()["archive"]), exposure, rcid, which)
-        return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
-
-    @app.get("/references", response_class=HTMLResponse)
-    def references() -> str:
-        return references_page(places()["dsn"])
-
     @app.get("/reference/{reference_id}", response_class=HTMLResponse)
-    def one_reference(reference_id: int) -> str:
-        return reference_page(places()["dsn"], reference_id)
+    def reference_page(reference_id: int) -> str:
+        return references.reference_page(places()["dsn"], reference_id)
 
-    @app.get("/channels", response_class=HTMLResponse)
-    def channels() -> str:
-        return channels_page(places()["dsn"])
+    @app.get("/reprocessing/{request_id}", response_class=HTMLResponse)
+    def request_page(request_id: int) -> str:
+        return reprocessing.request_page(places()["dsn"], request_id)
 
-    @app.get("/day", response_class=HTMLResponse)
-    def day() -> str:
-        return day_page(places()["dsn"])
 
-    @app.get("/readiness", response_class=HTMLResponse)
-    def readiness() -> str:
-        return readiness_page(places()["dsn"])
+def add_pictures(app: Any) -> None:
+    """Pictures that the pages show."""
+    from fastapi import Response
 
-    @app.get("/coverage", response_class=HTMLResponse)
-    def coverage(nid: int | None = None) -> str:
-        return coverage_page(places()["dsn"], nid)
+    from ztfds.operations.pages.coverage import coverage_picture
+    from ztfds.operations.pages.exposure import picture
+
+    @app.get("/picture/{exposure}/{rcid}/{which}.png")
+    def quadrant_picture(exposure: str, rcid: int, which: str) -> Response:
+        content = picture(places()["dsn"], Path(places()["archive"]), exposure, rcid, which)
+        return Response(content, media_type="image/png", headers=KEPT)
 
     @app.get("/coverage/{which}/{nid}.png")
     def coverage_map(which: str, nid: int) -> Response:
         content = coverage_picture(places()["dsn"], Path(places()["archive"]), which, nid)
-        return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
-
-    @app.get("/alarms", response_class=HTMLResponse)
-    def alarms() -> str:
-        return alarms_page(places()["dsn"])
-
-    @app.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> str:
-        return exposition(places()["dsn"])
-
-    @app.get("/reprocessing", response_class=HTMLResponse)
-    def reprocessing() -> str:
-        return reprocessing_page(places()["dsn"])
-
-    @app.get("/reprocessing/{request_id}", response_class=HTMLResponse)
-    def one_request(request_id: int) -> str:
-        return request_page(places()["dsn"], request_id)
-
-    @app.get("/changes", response_class=HTMLResponse)
-    def changes() -> str:
-        return changes_page(places()["dsn"])
-
-    @app.get("/drills", response_class=HTMLResponse)
-    def drills() -> str:
-        return drills_page(places()["dsn"])
-
-    @app.get("/reports", response_class=HTMLResponse)
-    def reports() -> str:
-        return reports_page(places()["dsn"])
-
-    @app.get("/report/{nid}", response_class=HTMLResponse)
-    def one_report(nid: int) -> str:
-        return report(places()["dsn"], Path(places()["archive"]), nid)
-
-    return app
+        return Response(content, media_type="image/png", headers=KEPT)
 
 
 class ZtfdsPages(AirflowPlugin):
