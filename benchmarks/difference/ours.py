@@ -26,7 +26,7 @@ from ztfds.formats.sections import open_sections
 from ztfds.kernels import zogy as kernels
 from ztfds.operations import storage
 from ztfds.operations.forced import sky_to_pixel
-from ztfds.operations.memory import keep_freed_memory
+from ztfds.operations.memory import give_back_freed_memory, keep_freed_memory
 from ztfds.reference import run as reference
 from ztfds.reference.coadd import coadd
 from ztfds.reference.grid import coarse_grid, number, resample_image, resample_mask, resample_nearest, wcs_of
@@ -131,6 +131,7 @@ def chain(job: Job) -> Work:
         science = calibrated(pair, raw.header, raw.quadrants[QID - 1])
         _write(storage.science_files(science, storage.science_place(raw.name, QID)), job.folder)
         del raw
+        give_back_freed_memory()  # as the real-time step does
         made = _pipeline_6(pair, science, earlier, job.folder)
         numbers = {name: made[name] for name in ("status", "n_packets", "n_measured")}
         return numbers | {"not_ours_cpu_s": others[0], "not_ours_wall_s": others[1]}

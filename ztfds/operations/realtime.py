@@ -29,6 +29,7 @@ from ztfds.operations.afternoon import read_calibration, read_flat
 from ztfds.operations.context import Context
 from ztfds.operations.control.modes import under_modes
 from ztfds.operations.forced import forced_photometry
+from ztfds.operations.memory import give_back_freed_memory
 from ztfds.operations.receive import Verdict, receive
 from ztfds.registry import calibrations, exposures, products, references, streaks
 from ztfds.registry.calibrations import BIAS, FLAT
@@ -229,6 +230,7 @@ def _quadrant(
         return Quadrant(
             quadrant.rcid, CcdState.calibrated, "differencing is switched off for this night", "switched_off"
         )
+    give_back_freed_memory()
     try:
         return _difference(context, runner, raw, quadrant.rcid, calibrated, row)
     except ReferenceMissing as error:
