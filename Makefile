@@ -66,7 +66,7 @@ bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, SWarp, hotpants, ..
 	@var/bench/venv/bin/ztfds warm
 	@var/bench/venv/bin/python -m benchmarks.run $(BENCH_ARGS)
 
-drill: setup  ## every contingency injected into nights of a sandbox, and scored (a quarter of an hour)
+drill: setup  ## every contingency injected into nights of a sandbox, and scored (tens of minutes)
 	@.venv/bin/ztfds drill $(DRILLS) --home var/drill
 
 status: ## what runs

@@ -13,7 +13,7 @@ import pytest
 
 from ztfds.config.alarms import AlarmRule, AlarmRules
 from ztfds.operations.pages.alarms import alarms_page, exposition
-from ztfds.operations.watch import alarms, metrics
+from ztfds.operations.watch import alarms, metrics, rounds
 from ztfds.operations.watch.metrics import Disks, Metric
 from ztfds.operations.watch.notify import Notifier
 from ztfds.operations.watch.rounds import Watch
@@ -98,6 +98,23 @@ def test_an_alarm_is_raised_once_goes_on_and_is_cleared(database, tmp_path, webh
     assert all("alarms.md#" in entry["runbook"] for entry in hook.heard)
 
 
+def test_the_alarm_of_silence_ends_with_the_manifest_of_the_night(database, tmp_path):
+    one = watch(database, tmp_path)
+    late_exposure(database, "processed")
+    for k in range(8):
+        one.round(NOW + 10 * k)
+    assert ("nothing_arrives", "") in open_alarms(database)
+    with db.transaction(database.pipeline) as cursor:
+        db.insert(cursor, "manifests", {"nid": 2630, "part": "night", "filename": "m.json", "sha256": "0"})
+    one.round(NOW + 90)
+    assert ("nothing_arrives", "") not in open_alarms(database)
+
+
+def test_every_figure_of_a_rule_is_measured_somewhere():
+    source = Path(metrics.__file__).read_text().split("_NIGHT = ")[1] + Path(rounds.__file__).read_text()
+    assert [rule.name for rule in AlarmRules().rules if rule.metric not in source] == []
+
+
 def test_a_short_spike_wakes_nobody(database, tmp_path):
     one = watch(database, tmp_path)
     late_exposure(database)
@@ -138,8 +155,8 @@ def test_a_figure_that_was_not_measured_clears_nothing(database):
     judge = alarms.Judge()
     down = [Metric("ztfds_component_up", 0.0, "kafka")]
     judge.judge(down, NOW)
-    alarms.store(database.pipeline, judge.judge(down, NOW + 20), judge.measured, NOW + 20)
-    alarms.store(database.pipeline, judge.judge([], NOW + 30), judge.measured, NOW + 30)
+    alarms.store(database.pipeline, judge.judge(down, NOW + 20), judge, NOW + 20)
+    alarms.store(database.pipeline, judge.judge([], NOW + 30), judge, NOW + 30)
     assert open_alarms(database) == {("service_down", "kafka")}
 
 
@@ -164,6 +181,10 @@ def test_rules_are_changed_with_reason_and_heeded_at_once(database, tmp_path):
         (tmp_path / "inbox" / f"f{k}").touch()
     assert [alarm.message for alarm in one.round(NOW)] == ["2 files wait"]
     assert "disk_low" not in {rule.name for rule in one.judge.rules.rules}
+    assert open_alarms(database) == {("inbox_full", "")}
+    alarms.amend_rules(database.pipeline, [], ["inbox_full"], "A. Operator", "dropped in the test")
+    one.round(NOW + 10)
+    assert open_alarms(database) == set(), "the alarm of a rule that is gone is over"
 
 
 @pytest.mark.parametrize(

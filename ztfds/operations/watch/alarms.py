@@ -72,10 +72,13 @@ class Judge:
                 if alarm := self._broken(rule, metric, now):
                     alarms.append(alarm)
         self.measured = measured
+        self.known = {rule.name for rule in self.rules.rules}
         return alarms
 
     measured: set[Key] = field(default_factory=set)
     """What the last round could judge."""
+    known: set[str] = field(default_factory=set)
+    """Names of the rules of the last round."""
 
     def _broken(self, rule: AlarmRule, metric: Metric, now: float) -> Alarm | None:
         """The alarm of one figure, once it has been on the wrong side for long enough."""
@@ -151,8 +154,8 @@ def amend_rules(dsn: str, changed: list[Any], dropped: list[str], author: str, r
     return f"version {version}: {len(named)} new or different, {len(dropped)} dropped, {len(after)} in force"
 
 
-def store(dsn: str, alarms: Iterable[Alarm], measured: set[Key], now: float) -> None:
-    """Raise what is new, refresh what goes on, clear what is over: of what this round could judge."""
+def store(dsn: str, alarms: Iterable[Alarm], judge: Judge, now: float) -> None:
+    """Raise what is new, refresh what goes on, clear what is over: of what the judge's last round could judge, or whose rule is gone."""
     at, present = datetime.fromtimestamp(now, UTC), {alarm.key: alarm for alarm in alarms}
     with database.transaction(dsn) as cursor:
         open_ = {
@@ -165,7 +168,8 @@ def store(dsn: str, alarms: Iterable[Alarm], measured: set[Key], now: float) -> 
                 cursor.execute(statement, (at, alarm.value, alarm.message, open_[key]))
             else:
                 _raise(cursor, alarm, at)
-        over = [number for key, number in open_.items() if key in measured and key not in present]
+        judged = {key for key in open_ if key in judge.measured or key[0] not in judge.known}
+        over = [open_[key] for key in judged - present.keys()]
         if over:
             cursor.execute("update alarms set cleared = %s where alarm_id = any(%s)", (at, over))
             log.info("alarms cleared: %d", len(over))

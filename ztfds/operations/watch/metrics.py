@@ -56,7 +56,7 @@ HELP = {
     "ztfds_references_failed": "References that came out unusable in 24 h.",
     "ztfds_jobs_failed": "Executions of steps in the last hour that ended with an error.",
     "ztfds_backup_age_days": "Time since the last good backup.",
-    "ztfds_ephemerides_age_days": "Age of the orbits of known objects in use.",
+    "ztfds_ephemerides_age_days": "Time since the orbits in use were fetched.",
     "ztfds_disk_free_bytes": "Free space, by folder.",
     "ztfds_disk_free_fraction": "The same as a share.",
     "ztfds_disk_full_hours": "Hours until a disk is full at the rate of the last hours.",
@@ -94,12 +94,13 @@ _QUERIES = (
               count(*) filter (where coalesce(published, differenced, now()) - arrival > interval '600 seconds')
                 / greatest(count(*), 1)::float as value, '' as subject
         from exposures where imgtype = 'o' and arrival > now() - interval '1 hour'""",
-    f"""{_NIGHT} select 'ztfds_differences_bad_fraction' as name, avg((status = 0)::integer) as value, '' as subject
-        from diffimages join night using (nid) having count(*) >= 20""",
-    f"""{_NIGHT} select 'ztfds_arrival_gap_seconds' as name, extract(epoch from now() - max(arrival)) as value, '' as subject
-        from exposures join night using (nid)
-       where not exists (select 1 from manifests m where m.nid = night.nid and m.part = 'night')
-      having max(arrival) > now() - interval '16 hours'""",
+    f"""{_NIGHT} select 'ztfds_differences_bad_fraction' as name,
+              case when count(*) >= 20 then avg((status = 0)::integer) else 0 end as value, '' as subject
+        from diffimages join night using (nid)""",
+    f"""{_NIGHT} select 'ztfds_arrival_gap_seconds' as name, coalesce((
+            select extract(epoch from now() - max(arrival)) from exposures join night using (nid)
+             where not exists (select 1 from manifests m where m.nid = night.nid and m.part = 'night')
+            having max(arrival) > now() - interval '16 hours'), 0) as value, '' as subject""",
     """select 'ztfds_calibration_age_days' as name, last.jd - max(c.valid_from_jd) as value, c.caltype as subject
         from calibrations c, (select max(obsjd) as jd from exposures where imgtype = 'o') as last
        where c.accepted and c.caltype in ('bias', 'hifreqflat') and last.jd is not null group by c.caltype, last.jd""",
@@ -109,6 +110,8 @@ _QUERIES = (
         where state in ('error', 'killed') and ended > now() - interval '1 hour'""",
     """select 'ztfds_backup_age_days' as name, extract(epoch from now() - max(ended)) / 86400 as value, '' as subject
         from task_outcomes where task = 'backup' and state <> 'failed' having max(ended) is not null""",
+    """select 'ztfds_ephemerides_age_days' as name, extract(epoch from now() - max(fetched)) / 86400 as value, '' as subject
+        from ephemeris_sets where kind = 'mpcorb' and state = 'good' having max(fetched) is not null""",
 )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class Watch:
 
     def _keep(self, found: list[Metric], present: list[alarms.Alarm], now: float) -> None:
         """Alarms and figures into the database; then tell who is to be told."""
-        alarms.store(self.dsn, present, self.judge.measured, now)
+        alarms.store(self.dsn, present, self.judge, now)
         values = {"at": datetime.fromtimestamp(now, UTC), "metrics": json.dumps(metrics.as_json(found))}
         statement = "on conflict (one) do update set at = excluded.at, metrics = excluded.metrics"
         with database.transaction(self.dsn) as cursor:
