@@ -208,17 +208,37 @@ def approve_settings(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Let the settings of an installed version of the software run, after its release notes were read."""
-    from ztfds.operations.context import Context
     from ztfds.operations.control.changes import approve_shipped
-    from ztfds.operations.postgres import EmbeddedPostgres
-    from ztfds.operations.services.state import load
-    from ztfds.survey.errors import ConfigurationError
 
-    state = load(home)
-    if state is None:
-        raise ConfigurationError(f"no services were ever started in {home}")
-    dsn = EmbeddedPostgres(home).dsn("ztf_pipeline")
-    typer.echo(approve_shipped(dsn, Context.build(dsn, state.places), who))
+    context = home_context(home)
+    typer.echo(approve_shipped(context.dsn, context, who))
+
+
+@app.command(name="withdraw-change")
+def withdraw_change(
+    change: Annotated[int, typer.Argument(help="Number of the change of settings that came last.")],
+    who: Annotated[str, typer.Option(help="Your name: kept with it.")],
+    why: Annotated[str, typer.Option(help="Why it is taken back.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Take a change of settings back: the settings before it run from the next task on."""
+    from ztfds.operations.control.changes import withdraw
+
+    typer.echo(withdraw(home_context(home), change, who, why))
+
+
+@app.command()
+def acknowledge(
+    alarm: Annotated[int, typer.Argument(help="Number of an open alarm: page Alarms.")],
+    who: Annotated[str, typer.Option(help="Your name: shown with the alarm.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Say that you take care of an alarm; exit status 1 when no such alarm is open."""
+    from ztfds.operations.watch import alarms
+
+    taken = alarms.acknowledge(home_context(home).dsn, alarm, who)
+    typer.echo(f"alarm {alarm} is yours" if taken else f"no alarm {alarm} is open")
+    raise typer.Exit(0 if taken else 1)
 
 
 @app.command()
@@ -288,17 +308,10 @@ def report(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Write the summary of a night again, with what has changed since, and say where it is."""
-    from ztfds.operations.context import Context
-    from ztfds.operations.postgres import EmbeddedPostgres
     from ztfds.operations.report import write_report
-    from ztfds.operations.services.state import load
-    from ztfds.survey.errors import ConfigurationError
     from ztfds.survey.ids import nid_of_date
 
-    state = load(home)
-    if state is None:
-        raise ConfigurationError(f"no services were ever started in {home}")
-    context = Context.build(EmbeddedPostgres(home).dsn("ztf_pipeline"), state.places)
+    context = home_context(home)
     typer.echo(str(write_report(context, nid_of_date(date))))
 
 
@@ -313,7 +326,7 @@ def backup(
     from ztfds.operations.day.backup import back_up
     from ztfds.operations.day.restore import prove_backup
 
-    context = day_context(home, {"backup": str(to.resolve())} if to else {})
+    context = home_context(home, {"backup": str(to.resolve())} if to else {})
     done = [back_up(context, reread=reread), *([prove_backup(context)] if prove else [])]
     for outcome in done:
         typer.echo(f"{outcome.state}: {outcome.line}")
@@ -346,7 +359,7 @@ def retention(
     """Show how long files are kept, or put new rules in force (preview their effect with the DAG `cleanup`, "only look")."""
     from ztfds.operations.day import cleanup
 
-    dsn = day_context(home).dsn
+    dsn = home_context(home).dsn
     if change:
         typer.echo(f"version {cleanup.set_rules(dsn, cleanup.read_rules(change), author, reason)} is in force")
     rules, version = cleanup.rules(dsn)
@@ -367,7 +380,7 @@ def hold(
 
     from ztfds.operations.day import downtime
 
-    typer.echo(downtime.hold(day_context(home), reason, getpass.getuser(), hours).line)
+    typer.echo(downtime.hold(home_context(home), reason, getpass.getuser(), hours).line)
 
 
 @app.command()
@@ -377,10 +390,10 @@ def resume(home: Home = DEFAULT_HOME) -> None:
 
     from ztfds.operations.day import downtime
 
-    typer.echo(downtime.resume(day_context(home), getpass.getuser()).line)
+    typer.echo(downtime.resume(home_context(home), getpass.getuser()).line)
 
 
-def day_context(home: Path, places: dict[str, str] | None = None) -> Context:
+def home_context(home: Path, places: dict[str, str] | None = None) -> Context:
     """The library's context of a home folder whose services were started once."""
     from ztfds.operations.context import Context
     from ztfds.operations.postgres import EmbeddedPostgres

@@ -22,7 +22,7 @@ def run(small, monkeypatch):
         small.places.update(places or {})
         return small
 
-    monkeypatch.setattr(cli, "day_context", context)
+    monkeypatch.setattr(cli, "home_context", context)
     return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
 
 

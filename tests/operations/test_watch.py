@@ -219,6 +219,11 @@ def test_the_page_says_when_nobody_watches_and_what_is_wrong(database, tmp_path)
     one.round(datetime.now(UTC).timestamp())
     page = alarms_page(database.reader)
     assert "kafka does not answer" in page and "Nobody watches" not in page
+    number = db.fetch_one(database.reader, "select alarm_id from alarms")["alarm_id"]
+    assert alarms.acknowledge(database.pipeline, number, "A. Operator") and "A. Operator" in alarms_page(
+        database.reader
+    )
+    assert not alarms.acknowledge(database.pipeline, number + 1, "A. Operator")
     text = exposition(database.reader)
     assert 'ztfds_component_up{subject="kafka"} 0\n' in text and "# TYPE ztfds_component_up gauge" in text
     with db.transaction(database.pipeline) as cursor:
