@@ -29,7 +29,7 @@ def mean_star(psf: sky.MoffatPsf, phase: tuple[float, float] | None) -> np.ndarr
                 total += shifted_back(star, dx, dy) / steps.size**2
                 continue
             image = psf.draw(0, 0, 41, dx + phase[0], dy + phase[1]).astype(np.float32)
-            y, x = np.mgrid[0:41:8, 0:41:8].astype(float)
+            y, x = np.mgrid[0:49:8, 0:49:8].astype(float)
             moved = resample_image(image, CoarseGrid(x + phase[0], y + phase[1], 8, (41, 41)))
             total += shifted_back(moved[8:33, 8:33], dx, dy) / steps.size**2
     return total

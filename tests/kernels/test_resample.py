@@ -19,10 +19,18 @@ def gaussian(shape: tuple[int, int], x0: float, y0: float, sigma: float, flux: f
 
 
 def affine_grid(shape: tuple[int, int], matrix: np.ndarray, shift: tuple[float, float], step: int = 16) -> CoarseGrid:
-    y, x = np.mgrid[0 : shape[0] - 1 + step : step, 0 : shape[1] - 1 + step : step].astype(float)
+    y, x = np.mgrid[0 : shape[0] + step : step, 0 : shape[1] + step : step].astype(float)
     u = matrix[0, 0] * x + matrix[0, 1] * y + shift[0]
     v = matrix[1, 0] * x + matrix[1, 1] * y + shift[1]
     return CoarseGrid(np.ascontiguousarray(u), np.ascontiguousarray(v), step, shape)
+
+
+def test_a_grid_reaches_beyond_the_last_pixel() -> None:
+    x, y = np.meshgrid(np.arange(0.0, 49, 16), np.arange(0.0, 65, 16))
+    assert CoarseGrid(x, y, 16, (64, 48)).shape == (64, 48)
+    for shape in ((65, 48), (64, 49)):
+        with pytest.raises(ValueError, match="do not cover"):
+            CoarseGrid(x, y, 16, shape)
 
 
 def test_table_is_the_lanczos_window() -> None:

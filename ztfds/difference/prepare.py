@@ -212,7 +212,8 @@ def _around_stars(
     if psfcat is None:
         return out
     half = config.star_half_px + config.psf_size // 2 + 3
-    offset = np.arange(-half, half + 1, half, dtype=float)
+    side = 2 * half + 1
+    offset = np.array([-half, half + 1.0])  # one cell: its second node lies beyond the window
     for k in _stars(inputs, science.bad, config):
         y, x = round(float(psfcat["ypos"][k])), round(float(psfcat["xpos"][k]))
         part = np.s_[y - half : y + half + 1, x - half : x + half + 1]
@@ -222,7 +223,7 @@ def _around_stars(
         pieces = [np.ascontiguousarray(image[cut]) for image in images]
         if not pieces[0].size:
             continue
-        window = CoarseGrid(u - i, v - j, half, (2 * half + 1, 2 * half + 1))
+        window = CoarseGrid(u - i, v - j, side, (side, side))
         made = _on_grid(pieces[0], pieces[1], pieces[2], window, config)
         for whole, piece in zip(vars(out).values(), vars(made).values(), strict=True):
             whole[part] = piece

@@ -88,7 +88,7 @@ def resample(
     table : (6, phases + 1) float32
         `lanczos_table`.
     out : (ny, nx) float32
-        Written; NaN outside the input. (gy - 1) step >= ny - 1 and likewise in x.
+        Written; NaN outside the input. (gy - 1) step >= ny and likewise in x.
     """
     ny, nx = out.shape
     my, mx = image.shape

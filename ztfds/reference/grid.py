@@ -50,13 +50,22 @@ class CoarseGrid:
         Input position, 0-based pixels, of output pixel (row, column) = (j step, i step).
     step : int
     shape : (ny, nx)
-        Output shape that the grid covers.
+        Output shape that the grid covers: every pixel lies before the last node of its axis.
+
+    Raises
+    ------
+    ValueError
+        The nodes do not reach beyond the last pixel; the kernels, which look at both nodes of a cell, would read past them.
     """
 
     x: np.ndarray
     y: np.ndarray
     step: int
     shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if any((nodes - 1) * self.step < pixels for nodes, pixels in zip(self.x.shape, self.shape, strict=True)):
+            raise ValueError(f"{self.x.shape} nodes, one in {self.step} pixels, do not cover an image of {self.shape}")
 
     def shifted(self, dx: np.ndarray, dy: np.ndarray) -> CoarseGrid:
         """The same grid with input positions moved by (dx, dy) at each node."""
@@ -92,7 +101,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 def _nodes(shape: tuple[int, int], step: int) -> tuple[np.ndarray, np.ndarray]:
     ny, nx = shape
-    y, x = np.mgrid[0 : ny - 1 + step : step, 0 : nx - 1 + step : step].astype(np.float64)
+    y, x = np.mgrid[0 : ny + step : step, 0 : nx + step : step].astype(np.float64)
     return x, y
 
 

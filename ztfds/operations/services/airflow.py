@@ -280,10 +280,11 @@ def api(state: State, user: str = "admin") -> AirflowApi:
     return AirflowApi(state.api_url, user, state.passwords[user])
 
 
-def unhealthy(state: State) -> dict[str, str]:
+def unhealthy(state: State, since: float = 0.0) -> dict[str, str]:
     """Components that do not work now, with what is known; empty when all four are well.
 
-    A heartbeat counts only when it is younger than the process: the one of a killed predecessor says nothing.
+    A heartbeat counts only when it is younger than the process, and than `since` (Unix seconds): the one of a killed
+    predecessor, or of the time before the database went away, says nothing.
     """
     try:
         answer = AirflowApi(state.api_url, "", "", timeout_s=5.0).health()
@@ -298,7 +299,7 @@ def unhealthy(state: State) -> dict[str, str]:
         process = state.processes.get(name)
         if entry.get("status") != "healthy" or beat is None:
             sick[name] = f"status {entry.get('status')}"
-        elif process and datetime.fromisoformat(beat) < datetime.fromtimestamp(process.created, UTC):
+        elif process and datetime.fromisoformat(beat) < datetime.fromtimestamp(max(process.created, since), UTC):
             sick[name] = "no heartbeat yet"
     return sick
 

@@ -110,7 +110,9 @@ def _start(state: State, with_ingestd: bool, report: Callable[[str], None]) -> N
     with ThreadPoolExecutor(3) as pool:
         kernels = pool.submit(airflow.warm, state)
         broker = pool.submit(_start_kafka, state, report)
-        dsns = EmbeddedPostgres(state.home).start()
+        database = EmbeddedPostgres(state.home)
+        since = 0.0 if database.status().running else time.time()
+        dsns = database.start()
         tables = pool.submit(_migrate_survey, dsns)
         airflow.prepare(state)
         airflow.migrate(state, dsns)
@@ -123,7 +125,7 @@ def _start(state: State, with_ingestd: bool, report: Callable[[str], None]) -> N
             _ensure(state, service)
         if with_ingestd:
             _ensure(state, _ingestd(state))
-        _await_airflow(state, {service.name: service for service in components})
+        _await_airflow(state, {service.name: service for service in components}, since)
         airflow.ensure_ready(state)
         if has_broker:
             _await_kafka(state)
@@ -190,18 +192,22 @@ def _ingestd(state: State) -> supervise.Service:
     return supervise.Service("ingestd", command, variables, state.logs / "ingestd.log", state.home)
 
 
-def _await_airflow(state: State, components: Mapping[str, supervise.Service]) -> None:
-    """Wait until the four components are healthy; start again, a few times, what dies or stays silent."""
+def _await_airflow(state: State, components: Mapping[str, supervise.Service], since: float) -> None:
+    """Wait until the four components are healthy; start again, a few times, what dies or stays silent.
+
+    Components that lived while the database came back (at `since`, Unix seconds; 0 where it never went away) must report anew:
+    one that is about to die of its lost connections still looks well by its last report.
+    """
     end = time.monotonic() + START_LIMIT_S
     restarts = 0
     while True:
-        sick = airflow.unhealthy(state)
+        sick = airflow.unhealthy(state, since)
         sick.update({name: "has ended" for name in components if not _lives(state, name)})
         if not sick:
             return
         for name in sick:
             process = state.processes[name]
-            silent = time.time() - process.created > SICK_LIMIT_S
+            silent = time.time() - max(process.created, since) > SICK_LIMIT_S
             if silent or not supervise.alive(process):
                 restarts += 1
                 if restarts > 2 * len(components):
