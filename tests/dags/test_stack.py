@@ -137,7 +137,9 @@ def test_after_a_kill_of_the_database_and_the_broker_a_start_brings_them_back(up
         os.kill(pid, signal.SIGKILL)
     time.sleep(2)
     again = stack.start(up.home)
-    assert {row.name: row.state for row in stack.status(up.home)} == dict.fromkeys(("postgres", *stack.ORDER), "running")
+    assert {row.name: row.state for row in stack.status(up.home)} == dict.fromkeys(
+        ("postgres", *stack.ORDER), "running"
+    )
     client = airflow.api(again)
     name = "ztf_20261120000004"
     assert client.trigger("exposure", name, conf(name), partition_key=name)

@@ -263,7 +263,9 @@ def test_same_inputs_same_result(rng: np.random.Generator) -> None:
     scene = sky.make_scene(rng, sky.make_truth(rng, (264, 256), 150, 9, snr=20.0))
     before = scene.science.pixels.copy(), scene.reference.pixels.copy(), scene.science.mask.copy()
     one = subtract(scene)
-    for size in 2 ** np.arange(4, 22):  # memory that is freed here holds no numbers; what is given out again must not be read
+    for size in 2 ** np.arange(
+        4, 22
+    ):  # memory that is freed here holds no numbers; what is given out again must not be read
         np.full(size, np.nan, np.float32)
     two = subtract(scene)
     np.testing.assert_array_equal(one.pixels, two.pixels)
