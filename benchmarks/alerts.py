@@ -363,7 +363,7 @@ def _one_epoch(folder: Path, size: int, wcs: WCS, rng: np.random.Generator) -> n
     image = open_sections(folder / "diff.fits.fz", ("GAIN", "SEEING"), size)
     psf = read_image(folder / "psf.fits")[0]
     times.append(time.process_time())
-    x, y = wcs_of(image.header).all_world2pix(ra, dec, 0)
+    x, y = wcs_of(fits.Header(image.header)).all_world2pix(ra, dec, 0)
     row, column = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
     times.append(time.process_time())
     stamps = image.stamps(row, column, config.stamp_half_px)

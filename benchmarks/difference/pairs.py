@@ -99,7 +99,7 @@ class Pair:
         """The camera that took it."""
         return self.plan.camera
 
-    @property
+    @cached_property
     def config(self) -> ConfigSet:
         """Settings of the pipeline for this camera."""
         return set_for_camera(self.plan.camera)

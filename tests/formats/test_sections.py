@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from ztfds.formats import sections
 from ztfds.formats.images import read_image, write_image
 from ztfds.formats.sections import open_sections
 from ztfds.survey.errors import FilesMissing, TruncatedFile, UnreadableFile, ZtfdsError
@@ -21,6 +22,32 @@ def image(rng: np.random.Generator, shape: tuple[int, int] = (300, 330)) -> np.n
     return pixels
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("A", "RA---TPV"), ("A", "it's O''Neil / 3"), ("A", ""), ("A", "  lead"), ("A", True), ("A", False), ("A", 0), ("A", -17), ("A", 12.5),
+        ("A", -1.25e-21), ("A", 1e22), ("A", None), ("LONGNAME", 3),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("comment", ["", "of 'things' / 5 = T"])
+def test_values_of_cards_are_those_that_were_written(keyword: str, value: object, comment: str) -> None:
+    text = str(fits.Card(keyword, value, comment)).encode()
+    found = sections._value(text[8:80])
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1.5D+3", 1500.0), (".5", 0.5), ("+7", 7), ("5.", 5.0), ("1E2", 100.0)])
+def test_numbers_of_other_writers_are_read(text: str, value: float) -> None:
+    assert sections._value(f"= {text:>20} / x".ljust(72).encode()) == value
+
+
+@pytest.mark.parametrize("text", ["= nonsense", "= 1 2", "= 'open", "  3", "= (1, 2)"])
+def test_what_is_no_value_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no value"):
+        sections._value(text.ljust(72).encode())
+
+
 def cut(pixels: np.ndarray, y: int, x: int, half: int) -> np.ndarray:
     padded = np.pad(pixels, 400, constant_values=np.nan)
     return padded[y + 400 - half : y + 401 + half, x + 400 - half : x + 401 + half]
@@ -32,15 +59,15 @@ def test_sections_are_the_pixels_of_the_whole(rng: np.random.Generator, tmp_path
     whole = read_image(written.path)[0]
     with fits.open(written.path) as hdus:
         assert np.array_equal(hdus[1].data, whole, equal_nan=True)
-    sections = open_sections(written.path, ["SEEING"], written.bytes)
-    assert sections.shape == whole.shape
-    assert {card.keyword: card.value for card in sections.header.cards} == {
+    opened = open_sections(written.path, ["SEEING"], written.bytes)
+    assert opened.shape == whole.shape
+    assert opened.header == {
         "CRVAL1": 12.5, "CTYPE1": "RA---TPV", "SEEING": 2.25,
     }  # fmt: skip
     y, x = rng.integers(-30, 330, 60), rng.integers(-30, 360, 60)
-    stamps = sections.stamps(y, x, 12)
+    stamps = opened.stamps(y, x, 12)
     assert all(np.array_equal(stamps[k], cut(whole, y[k], x[k], 12), equal_nan=True) for k in range(60))
-    assert sections.stamps(y[:0], x[:0], 5).shape == (0, 11, 11)
+    assert opened.stamps(y[:0], x[:0], 5).shape == (0, 11, 11)
 
 
 def test_small_tiles_cost_little_and_keep_the_error(rng: np.random.Generator, tmp_path: Path) -> None:

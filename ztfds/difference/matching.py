@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from ztfds.config.difference import DifferenceConfig
 from ztfds.difference.subtract import Tile, which_tile
 from ztfds.kernels import zogy as kernels
+from ztfds.kernels.scatter import fit_with_scatter
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def select_stars(
     rows = np.flatnonzero(good)
     rows = rows[np.argsort(-flux[rows])]
     rows = _spread(rows, x, y, (ny, nx), 4 * config.max_stars)
-    rows = rows[[_clean(peak, bad, y[k], x[k], saturate, config) for k in rows]]
+    rows = rows[_clean(peak, bad, y[rows], x[rows], saturate, config)]
     rows = rows[_isolated(rows, x, y, flux, config.star_isolation_px)]
     return _spread(rows, x, y, (ny, nx), config.max_stars)
 
@@ -122,12 +123,15 @@ def _spread(rows: np.ndarray, x: np.ndarray, y: np.ndarray, shape: tuple[int, in
     return rows[np.sort(np.argsort(rank, kind="stable")[:most])]
 
 
-def _clean(peak: np.ndarray, bad: np.ndarray, y: float, x: float, saturate: float, config: DifferenceConfig) -> bool:
-    """Whether the star's core has no bad pixel, its window few, and nothing is near saturation."""
-    j, i, h = round(y), round(x), config.star_half_px + 2
-    box, core = np.s_[j - h : j + h + 1, i - h : i + h + 1], np.s_[j - 2 : j + 3, i - 2 : i + 3]
-    few = np.count_nonzero(bad[box]) <= config.star_bad_fraction * bad[box].size
-    return bool(few and not bad[core].any() and np.nanmax(peak[box]) < config.saturation_margin * saturate)
+def _clean(
+    peak: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, saturate: float, config: DifferenceConfig
+) -> np.ndarray:
+    """Whether each star's core has no bad pixel, its window few, and nothing is near saturation; (n,) bool."""
+    out = np.empty(y.size, np.bool_)
+    ys, xs = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
+    limit = min(config.saturation_margin * saturate, float(np.finfo(np.float32).max))
+    kernels.clean_windows(peak, bad, ys, xs, config.star_half_px + 2, config.star_bad_fraction, limit, out)
+    return out
 
 
 def _isolated(rows: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
@@ -136,13 +140,15 @@ def _isolated(rows: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, 
     The fourth power is a little less than the fall of a star's wings; neighbours are asked for to 4 radii.
     """
     known = np.flatnonzero(np.isfinite(flux) & np.isfinite(x) & np.isfinite(y))
-    tree = cKDTree(np.column_stack([x[known], y[known]]))
-    near = tree.query_ball_point(np.column_stack([x[rows], y[rows]]).reshape(-1, 2), 4 * radius)
+    places = np.column_stack([x[known], y[known]])
+    near = cKDTree(places).query_ball_point(np.column_stack([x[rows], y[rows]]).reshape(-1, 2), 4 * radius)
+    star = np.repeat(np.arange(rows.size), [len(found) for found in near])
+    others = known[np.array([k for found in near for k in found], np.int64)]
+    star, others = star[others != rows[star]], others[others != rows[star]]
+    distance = np.hypot(x[others] - x[rows[star]], y[others] - y[rows[star]]) / radius
+    spoilt = flux[others] > 0.2 * flux[rows[star]] * np.maximum(1.0, distance**4)
     keep = np.ones(rows.size, bool)
-    for k, (row, found) in enumerate(zip(rows, near, strict=True)):
-        others = known[found][known[found] != row]
-        distance = np.hypot(x[others] - x[row], y[others] - y[row]) / radius
-        keep[k] = not np.any(flux[others] > 0.2 * flux[row] * np.maximum(1.0, distance**4))
+    keep[star[spoilt]] = False
     return keep
 
 
@@ -301,54 +307,11 @@ def fit_warp(match: StarMatch, shape: tuple[int, int], config: DifferenceConfig)
 def _fit_with_scatter(
     design: np.ndarray, values: np.ndarray, error: np.ndarray, odd: float
 ) -> tuple[np.ndarray, float, float]:
-    """Most likely linear fit and scatter when a few of the stars are odd.
-
-    A star's residual r is normal with variance error^2 + s^2 in each column or, with the chance `ODD_FRACTION`, with odd^2
-    more. For each s of a grid the weighted fit is iterated with the chance that a star is not odd; the s of the largest
-    restricted likelihood (Patterson & Thompson 1971, Biometrika 58, 545: the fitted terms counted) is taken.
-
-    Parameters
-    ----------
-    design : (n, terms) float64
-    values : (n, k) float64
-        Shifts (one column per axis; they share s) or log ratios.
-    error : (n,) float64
-    odd : float
-
-    Returns
-    -------
-    (terms, k) float64, float, float
-        Coefficients, s (0 where nothing exceeds the errors), variance of the mean.
-    """
-    axes = values.shape[1]
-    best: tuple[float, np.ndarray, float, float] | None = None
-    small = 1e-9 * float(np.mean(1 / error**2)) * np.eye(design.shape[1])  # solvable even for stars in a row
-    middle = np.sum((values - np.median(values, axis=0)) ** 2, axis=1)
-    for s in SCATTER_GRID:
-        variance = error**2 + s**2 + 1e-6
-        wide = variance + odd**2
-        for start in (np.zeros_like(middle), middle):  # all alike, and odd ones judged by the median
-            square = start
-            for _ in range(4):
-                near = np.log1p(-ODD_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
-                far = np.log(ODD_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
-                chance = 1 / (1 + np.exp(np.clip(far - near, -50, 50)))
-                weight = chance / variance + (1 - chance) / wide
-                normal = design.T @ (design * weight[:, None]) + small
-                coefficients = np.linalg.solve(normal, design.T @ (values * weight[:, None]))
-                square = np.sum((values - design @ coefficients) ** 2, axis=1)
-            likelihood = _likelihood(square, variance, wide, axes) - 0.5 * axes * float(np.linalg.slogdet(normal)[1])
-            if best is None or likelihood > best[0]:
-                best = likelihood, coefficients, float(s), float(1 / weight.sum())
-    assert best is not None
-    return best[1], best[2], best[3]
-
-
-def _likelihood(square: np.ndarray, variance: np.ndarray, wide: np.ndarray, axes: int) -> float:
-    """Log likelihood of squared residuals under the mixture of usual and odd stars."""
-    near = np.log1p(-ODD_FRACTION) - 0.5 * (square / variance + axes * np.log(variance))
-    far = np.log(ODD_FRACTION) - 0.5 * (square / wide + axes * np.log(wide))
-    return float(np.sum(np.logaddexp(near, far)))
+    """Coefficients (terms, k), scatter (0 where nothing exceeds the errors) and variance of the mean: `fit_with_scatter`."""
+    from_the_median = np.sum((values - np.median(values, axis=0)) ** 2, axis=1)
+    arrays = [np.ascontiguousarray(a, np.float64) for a in (design, values, error, from_the_median)]
+    coefficients, scatter, variance = fit_with_scatter(*arrays, odd, ODD_FRACTION, SCATTER_GRID)
+    return coefficients, float(scatter), float(variance)
 
 
 def residual_sky(

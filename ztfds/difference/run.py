@@ -55,10 +55,11 @@ def run(inputs: DifferenceInputs, config: DifferenceConfig) -> DifferenceProduct
     qa |= quality.star_residuals(subtraction, scorr, images.variance, prepared.match, config)
     qa["limits_version"] = float(config.limits_version)
     reason = quality.verdict(qa, config)
-    table = blank_table(0) if reason else _candidates(inputs, images, peaks, qa, config.candidates)
+    wcs = wcs_of(inputs.science.header)
+    table = blank_table(0) if reason else _candidates(inputs, images, peaks, wcs, qa, config.candidates)
     cutouts = _cutouts(inputs, prepared, subtraction.diff, table, config.candidates)
     attach(table, cutouts)
-    streaks = StreakProducts() if reason else _streaks(inputs, prepared, images, config)
+    streaks = StreakProducts() if reason else _streaks(inputs, prepared, images, wcs, config)
     qa["n_candidates"], qa["n_streaks"] = float(table.size), float(streaks.table.size)
     qa["streaks_failed"] = float(streaks.note != "")
     log.info("difference: %d candidates, scorr width %.3f, %s", table.size, qa["scorr_width"], reason or "good")
@@ -161,14 +162,18 @@ def _image_qa(
 
 
 def _candidates(
-    inputs: DifferenceInputs, images: MeasuredImages, peaks: Peaks, qa: dict[str, float], config: CandidateConfig
+    inputs: DifferenceInputs,
+    images: MeasuredImages,
+    peaks: Peaks,
+    wcs: WCS,
+    qa: dict[str, float],
+    config: CandidateConfig,
 ) -> np.ndarray:
     """Measured candidates with sky positions, neighbours and the facts of the two images."""
     table, dropped = measure(images, peaks, config)
     qa |= {f"n_dropped_{name}": float(count) for name, count in vars(dropped).items()}
     if not table.size:
         return table
-    wcs = wcs_of(inputs.science.header)
     table["ra"], table["dec"] = wcs.all_pix2world(table["x"], table["y"], 0)
     reference = inputs.reference
     magzp = number(reference.header, "MAGZP", np.nan)
@@ -235,7 +240,7 @@ def _cutouts(
 
 
 def _streaks(
-    inputs: DifferenceInputs, prepared: Prepared, images: MeasuredImages, config: DifferenceConfig
+    inputs: DifferenceInputs, prepared: Prepared, images: MeasuredImages, wcs: WCS, config: DifferenceConfig
 ) -> StreakProducts:
     """Trailed sources with their stamps: science, template on the science grid, scale and sky, and difference."""
 
@@ -244,8 +249,7 @@ def _streaks(
         template[cutout(prepared.no_data, y, x, size) != 0] = np.nan
         return cutout(inputs.science.pixels, y, x, size), template, cutout(images.diff, y, x, size)
 
-    header = inputs.science.header
-    return search_image(images, prepared.mask, header, wcs_of(header), inputs.gaia, stamps, config.streaks)
+    return search_image(images, prepared.mask, inputs.science.header, wcs, inputs.gaia, stamps, config.streaks)
 
 
 def _header(inputs: DifferenceInputs, qa: dict[str, float], reason: str, config: DifferenceConfig) -> fits.Header:

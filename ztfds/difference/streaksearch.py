@@ -15,7 +15,7 @@ NOISE_REACH = 9
 """Pixels to which the noise of the significance image is correlated."""
 MERGE_PX = 5.0
 """Lines whose middle lies this near a stronger line are the same."""
-SAMPLED = 16
+SAMPLED = 64
 """Every so manyth line is measured for the width of the sums."""
 LINE = np.dtype([(name, "f8") for name in ("sum", "x", "y", "angle", "length")])
 """A line: significance of its sum; middle, 0-based pixels; direction from +x to +y, rad; length, pixels."""
@@ -121,7 +121,7 @@ def _search(
 
 
 def _widths(pairs: np.ndarray, drift: np.ndarray, rows: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Robust widths, one per length, of the sums along every 16th line of one direction; 1 where there are too few."""
+    """Robust widths, one per length, of the sums along every 64th line of one direction; 1 where there are too few."""
     n, width = pairs.shape
     columns = (np.arange(0, width, SAMPLED)[None, :] + drift[:, None]) % width
     sums = np.cumsum(np.take_along_axis(pairs, columns, axis=1), axis=0, dtype=np.int64)

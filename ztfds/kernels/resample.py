@@ -55,6 +55,40 @@ def _sample_clamped(image: np.ndarray, x: float, y: float, table: np.ndarray) ->
     return total
 
 
+@njit("void(f4[:, ::1], i8, i8, i8, f4[::1], f4[::1], f4[::1])", cache=True, nogil=True, fastmath=True)
+def _columns(
+    image: np.ndarray, iy: int, ix: int, count: int, weight: np.ndarray, slope: np.ndarray, out: np.ndarray
+) -> None:
+    """The six rows of a cell summed with weights that change along it: weight at output pixel i is weight + slope i.
+
+    A column serves output pixels up to three to either side, and takes the weights of the one at its place: where the phase
+    changes by 0.02 px along a cell of 64, that misplaces a sample by less than 0.001 px.
+    """
+    r0, r1, r2 = image[iy, ix:], image[iy + 1, ix:], image[iy + 2, ix:]
+    r3, r4, r5 = image[iy + 3, ix:], image[iy + 4, ix:], image[iy + 5, ix:]
+    w0, w1, w2, w3, w4, w5 = weight[0], weight[1], weight[2], weight[3], weight[4], weight[5]
+    s0, s1, s2, s3, s4, s5 = slope[0], slope[1], slope[2], slope[3], slope[4], slope[5]
+    for c in range(count):
+        level = r0[c] * w0 + r1[c] * w1 + r2[c] * w2 + r3[c] * w3 + r4[c] * w4 + r5[c] * w5
+        rise = r0[c] * s0 + r1[c] * s1 + r2[c] * s2 + r3[c] * s3 + r4[c] * s4 + r5[c] * s5
+        out[c] = level + np.float32(c - 2) * rise
+
+
+@njit("void(f4[::1], f4[::1], f4[::1], f4, f4, f4[::1])", cache=True, nogil=True, fastmath=True)
+def _rows(
+    line: np.ndarray, weight: np.ndarray, slope: np.ndarray, factor: float, factor_slope: float, out: np.ndarray
+) -> None:
+    """A cell's row of samples from its summed columns, times a linear factor; weights as in `_columns`."""
+    c1, c2, c3, c4, c5 = line[1:], line[2:], line[3:], line[4:], line[5:]
+    w0, w1, w2, w3, w4, w5 = weight[0], weight[1], weight[2], weight[3], weight[4], weight[5]
+    s0, s1, s2, s3, s4, s5 = slope[0], slope[1], slope[2], slope[3], slope[4], slope[5]
+    for i in range(out.size):
+        level = line[i] * w0 + c1[i] * w1 + c2[i] * w2 + c3[i] * w3 + c4[i] * w4 + c5[i] * w5
+        rise = line[i] * s0 + c1[i] * s1 + c2[i] * s2 + c3[i] * s3 + c4[i] * s4 + c5[i] * s5
+        at = np.float32(i)
+        out[i] = (level + at * rise) * (factor + at * factor_slope)
+
+
 @njit(
     "void(f4[:, ::1], f8[:, ::1], f8[:, ::1], f8[:, ::1], i8, f4[:, ::1], f4[:, ::1])",
     cache=True,
@@ -93,7 +127,7 @@ def resample(
     ny, nx = out.shape
     my, mx = image.shape
     phases = table.shape[1] - 1
-    total = np.empty(256, np.float32)
+    total, ends = np.empty(256 + TAPS, np.float32), np.empty((4, TAPS), np.float32)
     phase_x, phase_y = np.empty(256, np.int32), np.empty(256, np.int32)
     weight_x, weight_y = np.empty((TAPS, 256), np.float32), np.empty((TAPS, 256), np.float32)
     for j in range(ny):
@@ -122,19 +156,18 @@ def resample(
                     ay, by = int(py * phases + 0.5), int((ye - int(ye)) * phases + 0.5)
                     inverse = np.float32(1.0 / max(width - 1, 1))
                     for a in range(TAPS):
-                        u, du = table[a, ax], (table[a, bx] - table[a, ax]) * inverse
-                        w, dw = table[a, ay], (table[a, by] - table[a, ay]) * inverse
-                        for i in range(width):
-                            weight_x[a, i] = u + du * np.float32(i)
-                            weight_y[a, i] = w + dw * np.float32(i)
-                else:
+                        ends[0, a], ends[1, a] = table[a, ax], (table[a, bx] - table[a, ax]) * inverse
+                        ends[2, a], ends[3, a] = table[a, ay], (table[a, by] - table[a, ay]) * inverse
+                    _columns(image, iy, ix, width + TAPS - 1, ends[2], ends[3], total)
+                    _rows(total, ends[0], ends[1], f, df, out[j, start : start + width])
+                    continue
+                for i in range(width):
+                    phase_x[i] = int((px + (dx - 1) * i) * phases + 0.5)
+                    phase_y[i] = int((py + dy * i) * phases + 0.5)
+                for a in range(TAPS):
                     for i in range(width):
-                        phase_x[i] = int((px + (dx - 1) * i) * phases + 0.5)
-                        phase_y[i] = int((py + dy * i) * phases + 0.5)
-                    for a in range(TAPS):
-                        for i in range(width):
-                            weight_x[a, i] = table[a, phase_x[i]]
-                            weight_y[a, i] = table[a, phase_y[i]]
+                        weight_x[a, i] = table[a, phase_x[i]]
+                        weight_y[a, i] = table[a, phase_y[i]]
                 total[:width] = 0
                 for b in range(TAPS):
                     line = image[iy + b]

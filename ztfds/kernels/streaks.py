@@ -14,6 +14,25 @@ QUANTUM = 64
 HIT_COLUMNS = 5
 
 
+@njit("void(i2[::1], i2[::1], i2[::1], i8)", cache=True, nogil=True)
+def _add_row(now: np.ndarray, before: np.ndarray, row: np.ndarray, count: int) -> None:
+    """now = before + row; a loop of its own, which the compiler turns into vector instructions."""
+    for x in range(count):
+        now[x] = np.int16(before[x] + row[x])
+
+
+@njit("void(f4[::1], b1[::1], f4, i2[::1])", cache=True, nogil=True, error_model="numpy")
+def _clipped(score: np.ndarray, blocked: np.ndarray, clip: float, out: np.ndarray) -> None:
+    """A row of the significance image in units of 1 / QUANTUM, clipped; 0 where it is blocked or no number."""
+    step, half, zero = np.float32(QUANTUM), np.float32(0.5), np.float32(0)
+    for x in range(out.size):
+        v = score[x]
+        v = v if v == v else zero
+        v = min(max(v, -clip), clip) * step
+        v = zero if blocked[x] else v
+        out[x] = np.int16(np.int32(np.floor(v + half)))
+
+
 @njit("void(f4[:, ::1], b1[:, ::1], f4, i2[:, ::1], i2[:, ::1])", cache=True, nogil=True, error_model="numpy")
 def halve(score: np.ndarray, blocked: np.ndarray, clip: float, rows: np.ndarray, columns: np.ndarray) -> None:
     """Sum pairs of rows, and pairs of columns, of a clipped significance image.
@@ -31,24 +50,22 @@ def halve(score: np.ndarray, blocked: np.ndarray, clip: float, rows: np.ndarray,
     columns : (nx // 2, h) int16, h >= ny
         Written: sums of two columns, transposed; the columns from ny on are not touched.
     """
-    ny, nx = score.shape
-    side = 32
-    part = np.empty((side, side), np.int16)
-    step = np.float32(QUANTUM)
-    for y0 in range(0, ny - ny % 2, side):
-        y1 = min(y0 + side, ny - ny % 2)
-        for x0 in range(0, nx - nx % 2, side):
-            x1 = min(x0 + side, nx - nx % 2)
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    v = min(max(score[y, x], -clip), clip)
-                    part[y - y0, x - x0] = np.int16(0) if blocked[y, x] or v != v else np.int16(np.rint(v * step))
-            for y in range(y0, y1, 2):
-                for x in range(x0, x1):
-                    rows[y // 2, x] = part[y - y0, x - x0] + part[y - y0 + 1, x - x0]
-            for x in range(x0, x1, 2):
-                for y in range(y0, y1):
-                    columns[x // 2, y] = part[y - y0, x - x0] + part[y - y0, x - x0 + 1]
+    ny, nx = score.shape[0] - score.shape[0] % 2, score.shape[1] - score.shape[1] % 2
+    upper, lower = np.empty(nx, np.int16), np.empty(nx, np.int16)
+    side = 16  # pairs of rows that are turned together, so that whole cache lines of `columns` are written
+    turned = np.empty((side, nx), np.int16)
+    for y0 in range(0, ny, side):
+        height = min(side, ny - y0)
+        for y in range(y0, y0 + height, 2):
+            _clipped(score[y], blocked[y], clip, upper)
+            _clipped(score[y + 1], blocked[y + 1], clip, lower)
+            _add_row(rows[y // 2], upper, lower, nx)
+            for x in range(nx // 2):
+                turned[y - y0, x] = upper[2 * x] + upper[2 * x + 1]
+                turned[y - y0 + 1, x] = lower[2 * x] + lower[2 * x + 1]
+        for x in range(nx // 2):
+            for y in range(height):
+                columns[x, y0 + y] = turned[y, x]
 
 
 @njit("void(f4[:, ::1], i8, i8[:, ::1], i8[:, ::1], f4[:, ::1])", cache=True, nogil=True, error_model="numpy")
@@ -84,13 +101,6 @@ def line_norms(noise: np.ndarray, count: int, drifts: np.ndarray, lengths: np.nd
                             if abs(dy) <= reach:
                                 total += noise[dy + reach, dx + reach]
             norms[a, k] = 1.0 / np.sqrt(max(total, 1e-6))
-
-
-@njit("void(i2[::1], i2[::1], i2[::1], i8)", cache=True, nogil=True)
-def _add_row(now: np.ndarray, before: np.ndarray, row: np.ndarray, count: int) -> None:
-    """now = before + row; a loop of its own, which the compiler turns into vector instructions."""
-    for x in range(count):
-        now[x] = np.int16(before[x] + row[x])
 
 
 @njit("i2(i2[::1], i2[::1], i2[::1], i2[::1], i2[::1], i2[::1], i8)", cache=True, nogil=True)

@@ -233,6 +233,33 @@ def sky_mesh(
             mesh[b, a] = np.float32(0.5) * (part[(first + last - 1) // 2] + part[min((first + last) // 2, n - 1)])
 
 
+@njit("void(f4[::1], f4[::1], b1[::1], b1[::1], f4[::1], f4, b1[::1])", cache=True, nogil=True)
+def _match_row(
+    new: np.ndarray,
+    ref: np.ndarray,
+    bad_new: np.ndarray,
+    bad_ref: np.ndarray,
+    sky: np.ndarray,
+    gain: float,
+    both: np.ndarray,
+) -> None:
+    """One row of `match_and_patch`; `sky`, the residual sky, is replaced by the scaled reference with it."""
+    zero = np.float32(0)
+    for i in range(new.size):
+        n, r = new[i], gain * ref[i] + sky[i]
+        sky[i] = r
+        new[i] = (zero if bad_ref[i] else r) if bad_new[i] else n
+        ref[i] = (zero if bad_new[i] else n) if bad_ref[i] else r
+        both[i] = bad_new[i] & bad_ref[i]
+
+
+@njit("void(f4[::1], f4[::1], f4, f4, f4[::1])", cache=True, nogil=True)
+def _expected_variance(sky: np.ndarray, light: np.ndarray, per_dn: float, read: float, out: np.ndarray) -> None:
+    """Variance of the light to be expected in a row: max(sky + light, 0) per_dn + read."""
+    for i in range(out.size):
+        out[i] = max(sky[i] + light[i], np.float32(0)) * per_dn + read
+
+
 @njit(
     "void(f4[:, ::1], f4[:, ::1], b1[:, ::1], b1[:, ::1], f4[:, ::1], i8, f4, b1[:, ::1], f4[:, ::1], f4, f4, f4[:, ::1])",
     cache=True,
@@ -282,32 +309,23 @@ def match_and_patch(
     """
     ny, nx = new.shape
     gy, gx = mesh.shape
-    row = np.empty(nx, np.float32)
+    row, nodes = np.empty(nx, np.float32), np.empty(gx + 1, np.float32)
+    left, part = np.empty(nx, np.int32), np.empty(nx, np.float32)
+    for i in range(nx):
+        u = min(max((i + 0.5) / box - 0.5, 0.0), gx - 1.0)
+        left[i], part[i] = int(u), u - int(u)
     for j in range(ny):
         v = min(max((j + 0.5) / box - 0.5, 0.0), gy - 1.0)
         b = int(v)
-        b1 = min(b + 1, gy - 1)
         fv = np.float32(v - b)
+        for a in range(gx):
+            nodes[a] = mesh[b, a] + fv * (mesh[min(b + 1, gy - 1), a] - mesh[b, a])
+        nodes[gx] = nodes[gx - 1]
         for i in range(nx):
-            u = min(max((i + 0.5) / box - 0.5, 0.0), gx - 1.0)
-            a = int(u)
-            a1 = min(a + 1, gx - 1)
-            fu = np.float32(u - a)
-            low = mesh[b, a] + fu * (mesh[b, a1] - mesh[b, a])
-            high = mesh[b1, a] + fu * (mesh[b1, a1] - mesh[b1, a])
-            row[i] = low + fv * (high - low)
-        for i in range(nx):
-            r = gain * ref[j, i] + row[i]
-            n = new[j, i]
-            variance[j, i] = max(sky[j, i] + r, np.float32(0)) * per_dn + read_variance
-            hole_n, hole_r = bad_new[j, i], bad_ref[j, i]
-            both[j, i] = hole_n and hole_r
-            if hole_n:
-                n = np.float32(0) if hole_r else r
-            if hole_r:
-                r = np.float32(0) if hole_n else n
-            new[j, i] = n
-            ref[j, i] = r
+            low = nodes[left[i]]
+            row[i] = low + part[i] * (nodes[left[i] + 1] - low)
+        _match_row(new[j], ref[j], bad_new[j], bad_ref[j], row, gain, both[j])
+        _expected_variance(sky[j], row, per_dn, read_variance, variance[j])
 
 
 @njit("b1[::1](b1[:, ::1], b1[:, ::1], i8[::1], i8[::1], i8)", cache=True, nogil=True)
@@ -419,21 +437,69 @@ def ring_levels(
             out[s, k, 1] = n
 
 
-@njit("void(f4[:, ::1], i8, i8, f4[:, ::1], i8, f8[:, ::1])", cache=True, nogil=True, fastmath=True)
+@njit("void(f4[:, ::1], b1[:, ::1], i8[::1], i8[::1], i8, f8, f8, b1[::1])", cache=True, nogil=True)
+def clean_windows(
+    peak: np.ndarray,
+    bad: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    half: int,
+    fraction: float,
+    limit: float,
+    out: np.ndarray,
+) -> None:
+    """Whether windows of (2 half + 1)^2 px have at most a fraction of bad pixels, none in the middle 5 x 5, all below a limit.
+
+    Parameters
+    ----------
+    peak : (ny, nx) float32
+        NaN is below any limit.
+    bad : (ny, nx) bool
+    ys, xs : (n,) int64
+        Middles, at least `half` from the edges.
+    half : int
+    fraction, limit : float
+    out : (n,) bool
+        Written.
+    """
+    for s in range(ys.size):
+        count, clean = 0, True
+        for j in range(ys[s] - half, ys[s] + half + 1):
+            for i in range(xs[s] - half, xs[s] + half + 1):
+                count += bad[j, i]
+                middle = abs(j - ys[s]) <= 2 and abs(i - xs[s]) <= 2
+                if (middle and bad[j, i]) or peak[j, i] >= limit:
+                    clean = False
+        out[s] = clean and count <= fraction * (2 * half + 1) ** 2
+
+
+@njit("void(f4[::1], f4[::1], f4, i8)", cache=True, nogil=True, fastmath=True)
+def _add_scaled(out: np.ndarray, values: np.ndarray, factor: float, count: int) -> None:
+    """out += factor values; a loop of its own, which the compiler turns into vector instructions."""
+    for t in range(count):
+        out[t] += factor * values[t]
+
+
+@njit("void(f4[:, ::1], i8, i8, f4[:, ::1], i8, f8[:, ::1])", cache=True, nogil=True)
 def _convolve_stamp(image: np.ndarray, y: int, x: int, psf: np.ndarray, half: int, out: np.ndarray) -> None:
-    """out[b, a] = (image convolved with psf) at (y - half + b, x - half + a), |b|, |a| <= 2 half."""
-    size = psf.shape[0]
+    """out[b, a] = (image convolved with psf) at (y - half + b, x - half + a), |b|, |a| <= 2 half.
+
+    The window is laid out in one row, so that every pixel of the PSF is one long scaled addition.
+    """
+    size, side = psf.shape[0], 2 * half + 1
     r = size // 2
-    for b in range(2 * half + 1):
-        for a in range(2 * half + 1):
-            total = 0.0
-            for k in range(size):
-                row = image[y - half + b + r - k]
-                part = np.float32(0)
-                for m in range(size):
-                    part += psf[k, size - 1 - m] * row[x - half + a - r + m]
-                total += float(part)
-            out[b, a] = total
+    wide = side + 2 * r
+    window, total = np.empty(wide * wide, np.float32), np.zeros(side * wide, np.float32)
+    for j in range(wide):
+        for i in range(wide):
+            window[j * wide + i] = image[y - half - r + j, x - half - r + i]
+    count = (side - 1) * wide + side
+    for k in range(size):
+        for m in range(size):
+            _add_scaled(total, window[(size - 1 - k) * wide + m :], psf[k, size - 1 - m], count)
+    for b in range(side):
+        for a in range(side):
+            out[b, a] = total[b * wide + a]
 
 
 @njit("b1(f8[:, ::1], f8[::1], i8)", cache=True, nogil=True)
@@ -461,23 +527,31 @@ def _solve(matrix: np.ndarray, vector: np.ndarray, n: int) -> bool:
     return True
 
 
-@njit("f8(f8[:, ::1], f4[:, ::1], i8, i8, f4[:, ::1])", cache=True, nogil=True, fastmath=True)
+@njit("f8(f8[:, ::1], f4[:, ::1], i8, i8, f4[:, ::1])", cache=True, nogil=True)
 def _weighted_noise(weights: np.ndarray, variance: np.ndarray, y: int, x: int, psf: np.ndarray) -> float:
     """Variance of sum_j w(j) (noise convolved with psf)(j) for white noise: sum_p variance(p) (sum_j w(j) psf(j - p))^2.
 
     Pixels farther than 2 px outside the window of the weights are left out: the weights vanish towards its rim.
     """
-    n, r = weights.shape[0], psf.shape[0] // 2
-    half = n // 2
+    n, size = weights.shape[0], psf.shape[0]
+    r, side = size // 2, n + 4
+    pad = max(n + 1 - r, 0)  # zeros around the PSF, so that every weight sees all pixels
+    wide = size + 2 * pad
+    turned, part = np.zeros(wide * wide, np.float32), np.zeros(side * wide, np.float32)
+    for j in range(size):
+        for i in range(size):
+            turned[(pad + size - 1 - j) * wide + pad + size - 1 - i] = psf[j, i]
+    count = (side - 1) * wide + side
+    for j in range(n):
+        for i in range(n):
+            first = (pad + r - 2 - j) * wide + pad + r - 2 - i
+            _add_scaled(part, turned[first:], np.float32(weights[j, i]), count)
     total = 0.0
-    for b in range(-2, n + 2):
-        row = variance[y - half + b]
-        for a in range(-2, n + 2):
-            part = 0.0
-            for j in range(max(0, b - r), min(n, b + r + 1)):
-                for i in range(max(0, a - r), min(n, a + r + 1)):
-                    part += weights[j, i] * psf[r + j - b, r + i - a]
-            total += float(row[x - half + a]) * part * part
+    for b in range(side):
+        row = variance[y - n // 2 - 2 + b]
+        for a in range(side):
+            value = float(part[b * wide + a])
+            total += float(row[x - n // 2 - 2 + a]) * value * value
     return total
 
 

@@ -155,13 +155,13 @@ def _measured(
     ]
 
 
-def sky_to_pixel(header: fits.Header, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sky_to_pixel(header: Mapping[str, Any], ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """0-based pixels (x, y) of sky positions in deg: quickly through the survey's own kind of header, else by astropy."""
     if (own := Distortion.of_header(header)) is not None:
         x, y = own.pixels(ra, dec)
         if np.isfinite(x).all():
             return x, y
-    x, y = wcs_of(header).all_world2pix(ra, dec, 0)
+    x, y = wcs_of(fits.Header(header)).all_world2pix(ra, dec, 0)
     return np.asarray(x), np.asarray(y)
 
 

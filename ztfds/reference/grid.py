@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -34,7 +36,7 @@ def wcs_of(header: fits.Header) -> WCS:
         return WCS(header)
 
 
-def number(header: fits.Header, keyword: str, default: float) -> float:
+def number(header: Mapping[str, Any], keyword: str, default: float) -> float:
     """A numeric card, or the default where it is absent or undefined."""
     value = header.get(keyword)
     return float(value) if isinstance(value, Real) else default
