@@ -22,16 +22,14 @@ def image(rng: np.random.Generator, shape: tuple[int, int] = (300, 330)) -> np.n
     return pixels
 
 
-@pytest.mark.parametrize(
-    ("keyword", "value"),
-    [
-        ("A", "RA---TPV"), ("A", "it's O''Neil / 3"), ("A", ""), ("A", "  lead"), ("A", True), ("A", False), ("A", 0), ("A", -17), ("A", 12.5),
-        ("A", -1.25e-21), ("A", 1e22), ("A", None), ("LONGNAME", 3),
-    ],
-)  # fmt: skip
+TEXTS = ("RA---TPV", "it's O''Neil / 3", "", "  lead")
+NUMBERS = (True, False, 0, -17, 12.5, -1.25e-21, 1e22, None)
+
+
+@pytest.mark.parametrize("value", [*TEXTS, *NUMBERS])
 @pytest.mark.parametrize("comment", ["", "of 'things' / 5 = T"])
-def test_values_of_cards_are_those_that_were_written(keyword: str, value: object, comment: str) -> None:
-    text = str(fits.Card(keyword, value, comment)).encode()
+def test_values_of_cards_are_those_that_were_written(value: object, comment: str) -> None:
+    text = str(fits.Card("KEYWORD", value, comment)).encode()
     found = sections._value(text[8:80])
     assert found == value
     assert type(found) is type(value)

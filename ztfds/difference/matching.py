@@ -309,8 +309,10 @@ def _fit_with_scatter(
 ) -> tuple[np.ndarray, float, float]:
     """Coefficients (terms, k), scatter (0 where nothing exceeds the errors) and variance of the mean: `fit_with_scatter`."""
     from_the_median = np.sum((values - np.median(values, axis=0)) ** 2, axis=1)
-    arrays = [np.ascontiguousarray(a, np.float64) for a in (design, values, error, from_the_median)]
-    coefficients, scatter, variance = fit_with_scatter(*arrays, odd, ODD_FRACTION, SCATTER_GRID)
+    terms, data, errors = (np.ascontiguousarray(a, np.float64) for a in (design, values, error))
+    coefficients, scatter, variance = fit_with_scatter(
+        terms, data, errors, from_the_median, odd, ODD_FRACTION, SCATTER_GRID
+    )
     return coefficients, float(scatter), float(variance)
 
 

@@ -76,7 +76,12 @@ def _columns(
 
 @njit("void(f4[::1], f4[::1], f4[::1], f4, f4, f4[::1])", cache=True, nogil=True, fastmath=True)
 def _rows(
-    line: np.ndarray, weight: np.ndarray, slope: np.ndarray, factor: float, factor_slope: float, out: np.ndarray
+    line: np.ndarray,
+    weight: np.ndarray,
+    slope: np.ndarray,
+    factor: np.float32,
+    factor_slope: np.float32,
+    out: np.ndarray,
 ) -> None:
     """A cell's row of samples from its summed columns, times a linear factor; weights as in `_columns`."""
     c1, c2, c3, c4, c5 = line[1:], line[2:], line[3:], line[4:], line[5:]

@@ -474,7 +474,7 @@ def clean_windows(
 
 
 @njit("void(f4[::1], f4[::1], f4, i8)", cache=True, nogil=True, fastmath=True)
-def _add_scaled(out: np.ndarray, values: np.ndarray, factor: float, count: int) -> None:
+def _add_scaled(out: np.ndarray, values: np.ndarray, factor: np.float32, count: int) -> None:
     """out += factor values; a loop of its own, which the compiler turns into vector instructions."""
     for t in range(count):
         out[t] += factor * values[t]
