@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels browser night test bench drill lint stop clean status
+.PHONY: help setup kernels browser night test bounds bench drill lint stop clean status
 
 ZTFDS_NIGHT ?= ccd
 HOME_NIGHT  := var/night
@@ -58,6 +58,12 @@ lint: setup  ## style and types
 test: setup browser lint  ## all the tests, with real PostgreSQL, Kafka and Airflow
 	@echo "== tests"
 	@.venv/bin/pytest $(PYTEST_ARGS)
+
+bounds: setup  ## the tests of the pixel steps with every array index of the kernels checked (five minutes)
+	@echo "== tests, array indices checked"
+	@mkdir -p var/bounds
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/var/bounds .venv/bin/pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
+	  $(addprefix tests/,kernels detrend calibration astrometry photometry science reference difference formats solarsystem)
 
 bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, SWarp, hotpants, ... on full-size scenes (three quarters of an hour)
 	@echo "== dependencies and tools"
