@@ -147,7 +147,8 @@ def _pids(where: Footprints, jd: np.ndarray) -> np.ndarray:
 
 def _visit_jd(where: Footprints, night: int, visit: int) -> np.ndarray:
     """Start of the exposures of a visit to each footprint; every field at a time of its own."""
-    return JD0 + night + 0.02 + 0.1 * visit + 1e-4 * (where.field % 700)
+    order = np.unique(where.field, return_inverse=True)[1]
+    return JD0 + night + 0.02 + 0.1 * visit + 1e-4 * order
 
 
 def _fill_images(dsn: str, where: Footprints, night: int) -> None:
