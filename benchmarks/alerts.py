@@ -1,8 +1,10 @@
 """What alerts cost: history from the database, forced photometry from files, packets.
 
 ``python -m benchmarks.alerts history --per-night 100000`` fills the tables of a private PostgreSQL with thirty nights of
-candidates at the real density on the sky (a patch of it, so large that it has so many a night) and asks for the history of
-whole quadrants; ``packets`` builds complete packets side by side with astropy, gzip and fastavro; ``forced`` measures
+candidates at the real density on the sky (a patch of it, so large that it has so many a night; rows lie together by quadrant,
+as they are registered) and asks for the history of whole quadrants; with ``--keep FOLDER`` the filled database stays there and
+is used again (``--per-night 1000000``: 30 million rows, 30 GB); ``--cold`` takes its files out of memory before every quadrant;
+``packets`` builds complete packets side by side with astropy, gzip and fastavro; ``forced`` measures
 full-size difference images. CPU seconds of this process and, for the database, of the server's process are added.
 """
 
@@ -70,6 +72,11 @@ class Footprints:
         return (1 - v) * ((1 - u) * c[:, 0] + u * c[:, 1]) + v * ((1 - u) * c[:, 3] + u * c[:, 2])
 
 
+def patch_of(per_night: int) -> Footprints:
+    """The patch of sky that has so many candidates a night."""
+    return patch(FULL_AREA_DEG2 * per_night / FULL_NIGHT)
+
+
 def patch(area_deg2: float) -> Footprints:
     """The quadrants of the fields nearest to (150, +35) that cover an area, main and secondary grid."""
     number = max(2, round(area_deg2 / 47.0))
@@ -83,9 +90,10 @@ def patch(area_deg2: float) -> Footprints:
 
 
 @contextmanager
-def server() -> Iterator[EmbeddedPostgres]:
-    """A private PostgreSQL in a scratch folder, removed afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="ztfds-bench-pg-"))
+def server(keep: Path | None) -> Iterator[EmbeddedPostgres]:
+    """A private PostgreSQL: in a scratch folder, removed afterwards, or in `keep`, only stopped afterwards."""
+    home = keep or Path(tempfile.mkdtemp(prefix="ztfds-bench-pg-"))
+    home.mkdir(exist_ok=True)
     home.chmod(0o755)
     postgres = EmbeddedPostgres(home)
     try:
@@ -93,13 +101,16 @@ def server() -> Iterator[EmbeddedPostgres]:
         migrate(postgres.dsn("ztf_owner"))
         yield postgres
     finally:
-        postgres.destroy()
-        shutil.rmtree(home, ignore_errors=True)
+        if keep:
+            postgres.stop()
+        else:
+            postgres.destroy()
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def fill(postgres: EmbeddedPostgres, per_night: int, survey_nights: int, rng: np.random.Generator) -> Footprints:
     """Thirty nights of candidates and `survey_nights` of difference images."""
-    where = patch(FULL_AREA_DEG2 * per_night / FULL_NIGHT)
+    where = patch_of(per_night)
     owner = psycopg2.connect(postgres.dsn("ztf_owner"))
     owner.autocommit = True
     with owner.cursor() as cursor:  # rows without the products, exposures and references that they would refer to
@@ -136,7 +147,8 @@ def _pids(where: Footprints, jd: np.ndarray) -> np.ndarray:
 
 def _visit_jd(where: Footprints, night: int, visit: int) -> np.ndarray:
     """Start of the exposures of a visit to each footprint; every field at a time of its own."""
-    return JD0 + night + 0.02 + 0.1 * visit + 1e-4 * (where.field % 700)
+    order = np.unique(where.field, return_inverse=True)[1]
+    return JD0 + night + 0.02 + 0.1 * visit + 1e-4 * order
 
 
 def _fill_images(dsn: str, where: Footprints, night: int) -> None:
@@ -176,10 +188,11 @@ def _fill_night(
     night: int,
     rng: np.random.Generator,
 ) -> None:
-    """Candidates of one night: a sixth of the objects at each visit."""
+    """Candidates of one night: a sixth of the objects at each visit, quadrant by quadrant."""
     number = 0
     for visit in range(VISITS):
         seen = np.flatnonzero(rng.random(objects.size) < 1 / 3 / VISITS)
+        seen = seen[np.argsort(objects[seen], kind="stable")]
         n, spot = seen.size, objects[seen]
         jd = _visit_jd(where, night, visit)[spot]
         ra, dec = (position[seen] + rng.normal(0, 0.15 / 3600, (n, 2))).T
@@ -231,8 +244,19 @@ def _server_cpu(pid: int) -> float:
     return (int(values[11]) + int(values[12])) * TICK_S
 
 
-def ask(dsn: str, where: Footprints, quadrants: int, rng: np.random.Generator) -> dict[str, Cost]:
-    """Ask for the history of random quadrants of the night after the last."""
+def forget(folder: Path) -> None:
+    """Take the files of a database out of the operating system's memory (clean pages only: after a checkpoint)."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def ask(
+    dsn: str, where: Footprints, quadrants: int, rng: np.random.Generator, data: Path | None = None
+) -> dict[str, Cost]:
+    """Ask for the history of random quadrants of the night after the last; `data` is taken out of memory before each."""
     costs: dict[str, Cost] = {}
     reach, rows = ZTF.radius_deg() * 1.1, 0
     with database.session(dsn), database.transaction(dsn) as cursor:
@@ -257,6 +281,8 @@ def ask(dsn: str, where: Footprints, quadrants: int, rng: np.random.Generator) -
             fresh = where.inside(np.full(QUADRANT_ALERTS - len(known), k), rng)
             ra, dec = np.concatenate([known, fresh]).T
             jd, field, rcid = JD0 + NIGHTS + 0.05, int(where.field[k]), int(where.rcid[k])
+            if data:
+                forget(data)
             found = timed("detections", lambda: candidates.near(cursor, ra, dec, jd - 30, jd))  # noqa: B023
             limits = timed("limits", lambda: candidates.covering(cursor, ra, dec, jd - 30, jd, reach))  # noqa: B023
             timed("counts", lambda: candidates.detection_counts(cursor, ra, dec, field, rcid, jd))  # noqa: B023
@@ -274,21 +300,23 @@ def _choose(found: Any, limits: Any, ra: np.ndarray, dec: np.ndarray, jd: float)
     ]
 
 
-def history(per_night: int, survey_nights: int, quadrants: int) -> None:
+def history(per_night: int, survey_nights: int, quadrants: int, keep: Path | None = None, cold: bool = False) -> None:
     """Fill, ask, print."""
     rng = np.random.default_rng(1001)
-    with server() as postgres:
-        began = time.perf_counter()
-        where = fill(postgres, per_night, survey_nights, rng)
-        dsn = postgres.dsn("ztf_pipeline")
+    with server(keep) as postgres:
+        began, where, dsn = time.perf_counter(), patch_of(per_night), postgres.dsn("ztf_pipeline")
+        if not database.fetch_one(dsn, "select exists (select from object_names) as filled")["filled"]:
+            fill(postgres, per_night, survey_nights, rng)
         sizes = database.fetch_one(
             dsn,
-            "select (select count(*) from candidates) as candidates, (select count(*) from diffimages) as images,"
+            "select (select count(*) from object_names) as objects, (select count(*) from diffimages) as images,"
+            " (select sum(reltuples)::bigint from pg_class where relname like 'candidates%%' and relkind = 'r') as candidates,"
             " pg_database_size(current_database()) / 1e9 as gb",
         )
-        print(f"{sizes}, filled in {time.perf_counter() - began:.0f} s")
+        print(f"{sizes}, filled in {time.perf_counter() - began:.0f} s", flush=True)
+        rng = np.random.default_rng(1002)
         ask(dsn, where, 5, rng)
-        costs = ask(dsn, where, quadrants, rng)
+        costs = ask(dsn, where, quadrants, rng, postgres.data / "base" if cold else None)
     per = 1000.0 / (quadrants * QUADRANT_ALERTS)
     for name, cost in costs.items():
         print(
@@ -380,9 +408,11 @@ def main() -> None:
     parser.add_argument("--per-night", type=int, default=100_000, help="candidates of a night (real: 1,000,000)")
     parser.add_argument("--survey-nights", type=int, default=300, help="nights of difference images")
     parser.add_argument("--quadrants", type=int, default=40)
+    parser.add_argument("--keep", type=Path, help="folder of a database that stays there, and is used again")
+    parser.add_argument("--cold", action="store_true", help="files of the database not in memory")
     options = parser.parse_args()
     if options.what == "history":
-        history(options.per_night, options.survey_nights, options.quadrants)
+        history(options.per_night, options.survey_nights, options.quadrants, options.keep, options.cold)
     elif options.what == "packets":
         packets()
     else:

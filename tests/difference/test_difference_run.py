@@ -11,6 +11,7 @@ import pytest
 from ztfds.config.difference import CandidateConfig, DifferenceConfig
 from ztfds.difference.candidates import DTYPE, passes_trigger
 from ztfds.difference.products import DifferenceInputs, DifferenceProducts
+from ztfds.difference.quality import asymmetry
 from ztfds.difference.run import run
 from ztfds.difference.score import read_card
 from ztfds.survey import bits, ids
@@ -393,3 +394,56 @@ def test_saturated_cores_and_their_halos_leave_nothing() -> None:
     j, i = np.mgrid[:264, :256]
     ring = [np.abs(np.hypot(j - y, i - x) - 16.0) < 2 for x, y in zip(truth.x[:9], truth.y[:9], strict=True)]
     assert max(abs(np.nanmedian(out.scorr[r])) for r in ring) < 1.5
+
+
+def test_the_error_of_the_asymmetry_knows_clusters() -> None:
+    """The same events all over the image, and in three places: the same asymmetry, and an error that says how sure it is."""
+    rng = np.random.default_rng(31)
+    events = rng.poisson(3.0, (10, 10, 2))
+    n = events.sum()
+    value, error = asymmetry(events)
+    assert abs(value) < 3 * error and error == pytest.approx(n**-0.5, rel=0.25)
+    everywhere, somewhere = events.copy(), events.copy()
+    everywhere[..., 1] += 3
+    somewhere[3:6, 2, 1] += 100
+    spread, local = asymmetry(everywhere), asymmetry(somewhere)
+    assert spread[0] == pytest.approx(local[0], abs=1e-12) and spread[0] < -0.25
+    assert spread[1] < 1.3 * everywhere.sum() ** -0.5 and local[1] > 3 * spread[1]
+    assert asymmetry(np.zeros((10, 10, 2), int)) == (0.0, 1.0)
+    few = np.zeros((10, 10, 2), int)
+    few[2, 2, 0], few[5, 7, 0] = 3, 2
+    assert asymmetry(few) == (1.0, pytest.approx(5**-0.5))
+
+
+def crowded(spoil: str) -> DifferenceProducts:
+    """A small crowded scene with what nobody subtracted: a halo of a bright star, or faint stars that the reference does not have."""
+    rng = np.random.default_rng(33)
+    shape = (400, 400)
+    scene = sky.make_scene(rng, sky.make_truth(rng, shape, 3000, 16, snr=30.0), shape)
+    noise = np.sqrt(sky.SKY / sky.GAIN + (sky.READNOISE / sky.GAIN) ** 2)
+    if spoil == "halo":
+        j, i = np.mgrid[: shape[0], : shape[1]]
+        r = np.hypot(j - 190, i - 60)
+        scene.science.pixels[(r > 12) & (r < 45)] -= np.float32(1.1 * noise)
+    elif spoil == "stars":
+        x, y = rng.uniform(5, 394, (2, 600))
+        sky.add_stars(scene.science.pixels, sky.MoffatPsf(2.4), x, y, np.full(600, 4.0 * 4.7 * noise))
+    return subtract(scene)
+
+
+def test_a_halo_in_a_small_crowded_scene_does_not_condemn_it() -> None:
+    clean, halo = crowded("nothing").qa, crowded("halo")
+    n = halo.qa["n_raw_positive"] + halo.qa["n_raw_negative"]
+    assert abs(clean["asymmetry"]) < 0.1
+    assert -halo.qa["asymmetry"] > CONFIG.max_asymmetry + 4 * n**-0.5, (
+        "it would be called bad if events were independent"
+    )
+    assert halo.qa["asymmetry_error"] > 1.5 * n**-0.5
+    assert halo.status == 1, halo.reason
+
+
+def test_an_excess_of_one_sign_all_over_is_bad() -> None:
+    """A reference that is not deep enough to have the faint stars of the image."""
+    out = crowded("stars")
+    assert out.status == 0 and "raw events" in out.reason
+    assert out.qa["asymmetry"] > 0.4 and out.qa["asymmetry_error"] < 0.07

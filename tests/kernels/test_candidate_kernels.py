@@ -28,17 +28,17 @@ def test_peaks_of_both_signs() -> None:
     score[40, 40] = np.nan
     blocked = np.zeros(score.shape, bool)
     blocked[35, 10], score[35, 10] = True, 9
-    table, counts = np.empty((10, 3)), np.empty(2, np.int64)
+    table, counts = np.empty((10, 3)), np.empty((2, 3, 2), np.int64)
     n = kernels.find_peaks(score, blocked, 5.0, 3.0, 4, table, counts)
     assert n == 3
     assert {(int(j), int(i)) for j, i, _ in table[:n]} == {(10, 20), (30, 40), (20, 21)}
-    assert list(counts) == [3, 1]
+    assert counts.tolist() == [[[0, 0], [2, 0], [0, 0]], [[1, 0], [0, 0], [0, 1]]]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_height_between_pixels(sign: int) -> None:
     """A peak at a corner of pixels has the height that it would have on one."""
-    table, counts = np.empty((10, 3)), np.empty(2, np.int64)
+    table, counts = np.empty((10, 3)), np.empty((2, 3, 2), np.int64)
     for x, y in ((20.5, 30.5), (20.3, 30.0), (21.0, 29.6)):
         score = gauss_image((60, 60), x, y, 1.2, sign * 6.0 * 2 * np.pi * 1.2**2)
         assert kernels.find_peaks(score, np.zeros(score.shape, bool), 5.0, 3.0, 4, table, counts) == 1
@@ -49,7 +49,7 @@ def test_height_between_pixels(sign: int) -> None:
 def test_full_list_still_counts() -> None:
     score = np.zeros((50, 50), np.float32)
     score[5:45:4, 5:45:4] = 6
-    table, counts = np.empty((7, 3)), np.empty(2, np.int64)
+    table, counts = np.empty((7, 3)), np.empty((2, 3, 2), np.int64)
     assert kernels.find_peaks(score, np.zeros(score.shape, bool), 5.0, 3.0, 1, table, counts) == 100
 
 

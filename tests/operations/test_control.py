@@ -124,6 +124,8 @@ def test_a_request_makes_new_versions_which_are_compared_and_rolled_back(ready, 
     ), "calibrated images stay as they are"
     fewer = candidates(ready, outcome.exposure)
     assert 0 < len(fewer) < len(found)
+    assert {row["candid"] for row in fewer} < {row["candid"] for row in found}, "a detection keeps its number"
+    assert len(rows(ready, "select 1 from former_candidates")) == len(found)
     assert rows(ready, "select candid from alert_outbox order by 1") == alerts, "nothing is sent again unasked"
     compared = {row["name"]: row for row in reprocessing.compare(ready.dsn, number)}
     assert compared["n_candidates"]["n"] == 4 and compared["n_candidates"]["change"] <= 0

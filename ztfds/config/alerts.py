@@ -53,6 +53,13 @@ class AlertConfig(StepConfig):
     )
     history_days: float = Field(30.0, gt=0, description="Look-back of prv_candidates, days: the survey's value.")
     forced: ForcedConfig = Field(default_factory=ForcedConfig, description="Forced photometry: fp_hists.")
+    same_detection_px: float = Field(
+        1.5,
+        gt=0,
+        le=5,
+        description="A candidate this near to one of an earlier version of its difference image, px, and of its sign, is the"
+        " same detection and keeps its number: positions of faint ones move by less, other sources are farther.",
+    )
     processing_version: int = Field(
         1,
         ge=1,

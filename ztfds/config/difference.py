@@ -196,7 +196,7 @@ class DifferenceConfig(StepConfig):
     )
     warp_min_px: float = Field(0.01, ge=0, description="Smaller warps are left alone, px.")
     limits_version: int = Field(
-        2, ge=1, description="Version of the limits of a good difference below; raised whenever one of them changes."
+        3, ge=1, description="Version of the limits of a good difference below; raised whenever one of them changes."
     )
     max_warp_px: float = Field(
         0.7, gt=0, description="A larger warp means wrong astrometry: bad difference (alerts would be misplaced), px."
@@ -254,6 +254,11 @@ class DifferenceConfig(StepConfig):
         gt=0,
         le=1,
         description="Largest |positive - negative| over all raw events above `raw_threshold`; good: 0.03.",
+    )
+    asymmetry_sigma: float = Field(
+        4.0,
+        ge=0,
+        description="It must be exceeded by so many errors: a few events and a few odd places decide nothing.",
     )
 
     @classmethod

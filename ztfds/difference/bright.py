@@ -120,7 +120,8 @@ def remove_halos(
     """Take from `new` what its bright stars have beyond the stamps of the PSFs more than those of `ref`.
 
     The light beyond the stamp is in no PSF and does not cancel where the two seeings differ. Its excess per flux is measured in
-    rings around the brightest stars, median by median, and subtracted around every star that it matters for.
+    rings around the brightest stars, median by median, and subtracted around every star that it matters for. A star bright enough
+    to tell its own excess better than the others tell it (their scatter, and the unsure flux of a saturated star) gets its own.
 
     Parameters
     ----------
@@ -142,26 +143,50 @@ def remove_halos(
     most = Stars(stars.x[: config.halo_stars], stars.y[: config.halo_stars], stars.flux[: config.halo_stars])
     levels = np.empty((most.x.size, RINGS_PX.size - 1, 2))
     kernels.ring_levels(new, ref, bad, most.y, most.x, RINGS_PX, levels)
-    excess = _excess(levels[:, :, 0], levels[:, :, 1], most.flux, sigma)
+    excess, scatter = _excess(levels[:, :, 0], levels[:, :, 1], most.flux, sigma)
     if not excess.any():
         return 0.0
-    middle = np.sqrt(RINGS_PX[1:] * RINGS_PX[:-1])
-    r = np.maximum(np.arange(0.0, RINGS_PX[-1] + 2.0, STEP_PX), 1.0)
-    scaled = np.interp(r, middle, excess * (middle / RINGS_PX[0]) ** SLOPE)
-    profile = (scaled * (r / RINGS_PX[0]) ** -SLOPE).astype(np.float32)
-    faint = np.abs(profile).max(initial=0.0, where=r > RINGS_PX[0]) * stars.flux < 0.1 * sigma
+    profile = _profile(excess)
+    faint = np.abs(profile[int(RINGS_PX[0] / STEP_PX) + 1 :]).max() * stars.flux < 0.1 * sigma
     n = int(np.argmax(faint)) if faint.any() else stars.x.size
     reach = np.full(n, RINGS_PX[1:][excess != 0].max())
-    add_wings(new, stars.x[:n].copy(), stars.y[:n].copy(), -stars.flux[:n], reach, profile, STEP_PX)
+    own = _own(levels[:n, :, 0], levels[:n, :, 1], most.flux[:n], excess, scatter, sigma)
+    k = len(own)
+    for star, rings in enumerate(own):
+        one = slice(star, star + 1)
+        add_wings(new, stars.x[one].copy(), stars.y[one].copy(), np.full(1, -1.0), reach[one], _profile(rings), STEP_PX)
+    add_wings(new, stars.x[k:n].copy(), stars.y[k:n].copy(), -stars.flux[k:n], reach[k:], profile, STEP_PX)
     return float(excess[0])
 
 
-def _excess(level: np.ndarray, count: np.ndarray, flux: np.ndarray, sigma: float) -> np.ndarray:
-    """Weighted mean excess per flux in each ring; 0 from the first ring on where it is not significant (3 sigma).
+def _profile(rings: np.ndarray) -> np.ndarray:
+    """Levels in the rings as a table in steps of `STEP_PX` from the star's centre; float32."""
+    middle = np.sqrt(RINGS_PX[1:] * RINGS_PX[:-1])
+    r = np.maximum(np.arange(0.0, RINGS_PX[-1] + 2.0, STEP_PX), 1.0)
+    scaled = np.interp(r, middle, rings * (middle / RINGS_PX[0]) ** SLOPE)
+    return np.asarray(scaled * (r / RINGS_PX[0]) ** -SLOPE, np.float32)
+
+
+def _own(
+    level: np.ndarray, count: np.ndarray, flux: np.ndarray, excess: np.ndarray, scatter: np.ndarray, sigma: float
+) -> np.ndarray:
+    """Excess in each ring, DN, of each star: the mean of what all stars let expect and of what is measured around it.
+
+    Weights: the scatter of the excess per flux from star to star (at least a fifth), and the noise of the median.
+    """
+    expected = np.multiply.outer(flux, excess)
+    spread = np.multiply.outer(flux, np.maximum(scatter, 0.2 * np.abs(excess))) ** 2
+    weight = spread / (spread + 1.57 * sigma**2 / np.maximum(count, 1.0))
+    told = (count > 30) & (excess != 0)
+    return np.asarray(expected + np.where(told, weight * (level - expected), 0.0))
+
+
+def _excess(level: np.ndarray, count: np.ndarray, flux: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean excess per flux in each ring, 0 from the first ring on where it is not significant (3 sigma), and its scatter.
 
     Weights: noise of a median, and a fifth of the light itself, so that no single star decides.
     """
-    out = np.zeros(level.shape[1])
+    out, scatter = np.zeros((2, level.shape[1]))
     for ring in range(out.size):
         good = count[:, ring] > 30
         if np.count_nonzero(good) < 5:
@@ -174,5 +199,5 @@ def _excess(level: np.ndarray, count: np.ndarray, flux: np.ndarray, sigma: float
         mean = np.sum(f * values / variance) / weight
         if abs(mean) * np.sqrt(weight) < 3:
             break
-        out[ring] = mean
-    return out
+        out[ring], scatter[ring] = mean, 1.4826 * np.median(np.abs(values / f - guess))
+    return out, scatter

@@ -10,6 +10,9 @@ from ztfds.config.difference import CandidateConfig
 from ztfds.difference.subtract import OVERSAMPLING, Tile, TilePsf, which_tile
 from ztfds.kernels import candidates as kernels
 
+RAW_CELLS = 10
+"""Cells along each axis in which raw events are counted."""
+
 MAG_PER_RELATIVE = 2.5 / np.log(10)
 """Magnitudes per relative flux error."""
 
@@ -96,20 +99,20 @@ class Peaks:
     scorr : (n,) float64, signed
     overflow : bool
         Whether there were more than the limit.
-    n_raw : (int, int)
-        Raw events above the low threshold, positive and negative.
+    n_raw : (RAW_CELLS, RAW_CELLS, 2) int64
+        Raw events above the low threshold, positive and negative, by cell of the image.
     """
 
     y: np.ndarray
     x: np.ndarray
     scorr: np.ndarray
     overflow: bool
-    n_raw: tuple[int, int]
+    n_raw: np.ndarray
 
 
 def detect(scorr: np.ndarray, blocked: np.ndarray, config: CandidateConfig) -> Peaks:
     """Local extrema of |Scorr| of both signs, strongest first, without the weaker of close pairs of one sign."""
-    table, counts = np.empty((config.max_candidates, 3)), np.empty(2, np.int64)
+    table, counts = np.empty((config.max_candidates, 3)), np.empty((RAW_CELLS, RAW_CELLS, 2), np.int64)
     threshold, low = config.threshold, min(config.raw_threshold, config.threshold)
     border = max(config.border_px, 1)
     found = kernels.find_peaks(scorr, blocked, threshold, low, border, table, counts)
@@ -117,7 +120,7 @@ def detect(scorr: np.ndarray, blocked: np.ndarray, config: CandidateConfig) -> P
     table = table[np.argsort(-np.abs(table[:, 2]), kind="stable")]
     table = table[_strongest(table, config.merge_px)]
     y, x = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
-    return Peaks(y, x, table[:, 2], found > config.max_candidates, (int(counts[0]), int(counts[1])))
+    return Peaks(y, x, table[:, 2], found > config.max_candidates, counts)
 
 
 def _strongest(table: np.ndarray, radius: float) -> np.ndarray:

@@ -136,10 +136,30 @@ def _boxes(image: np.ndarray, match: StarMatch, half: int) -> np.ndarray:
     return np.asarray(image[j, i].reshape(match.size, -1), float)
 
 
-def asymmetry(positive: float, negative: float) -> float:
-    """(positive - negative) / all of the raw events; 0 without any."""
-    total = positive + negative
-    return (positive - negative) / total if total else 0.0
+def asymmetry(events: np.ndarray) -> tuple[float, float]:
+    """(positive - negative) / all of the raw events, and its error.
+
+    Events are not independent: the halo of one bright star makes hundreds of one sign beside each other. The error is therefore
+    that of a ratio of sums over the cells, from their scatter, and at least that of independent events, 1 / sqrt(all). A
+    few odd places have large errors; an asymmetry of the whole image has that of its number of events.
+
+    Parameters
+    ----------
+    events : (rows, columns, 2) int
+        Positive and negative events by cell.
+
+    Returns
+    -------
+    (float, float)
+        0 and 1 without any event.
+    """
+    excess, total = (events[..., 0] - events[..., 1]).ravel(), events.sum(axis=-1).ravel()
+    n = int(total.sum())
+    if not n:
+        return 0.0, 1.0
+    value = float(excess.sum() / n)
+    scatter = np.sqrt(np.sum((excess - value * total) ** 2) * total.size / max(total.size - 1, 1)) / n
+    return value, float(max(scatter, n**-0.5))
 
 
 def verdict(qa: dict[str, float], config: DifferenceConfig) -> str:
@@ -149,7 +169,8 @@ def verdict(qa: dict[str, float], config: DifferenceConfig) -> str:
     """
     gain_error = abs(2.5 * np.log10(qa["gain"] / qa["expected_gain"])) if qa["gain"] > 0 else np.inf
     matched = qa["n_matches"] / max(qa["n_tried"], 1)
-    scatter, raw = max(qa["dx_rms_px"], qa["dy_rms_px"]), qa["n_raw_positive"] + qa["n_raw_negative"]
+    scatter = max(qa["dx_rms_px"], qa["dy_rms_px"])
+    one_sided = abs(qa["asymmetry"]) - config.asymmetry_sigma * qa["asymmetry_error"]
     rules = (
         (not np.isfinite(qa["diffmaglim"]), "no zero point"),
         (not np.isfinite(qa["gain"]), "no flux scale: too few matching stars and no zero points"),
@@ -182,7 +203,7 @@ def verdict(qa: dict[str, float], config: DifferenceConfig) -> str:
             f"noise {qa['diff_sigma_ratio']:.2f} of what is expected",
         ),
         (
-            abs(qa["asymmetry"]) > config.max_asymmetry + 4 / np.sqrt(max(raw, 1)),  # no verdict on the chance of a few
+            one_sided > config.max_asymmetry,
             f"{qa['n_raw_positive']:.0f} positive and {qa['n_raw_negative']:.0f} negative raw events",
         ),
         (qa["n_peaks_overflow"] > 0, "too many candidates"),

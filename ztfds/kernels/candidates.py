@@ -18,7 +18,7 @@ def _log_rise(before: float, top: float, after: float) -> float:
     return min((b - a) * (b - a) / (8 * curvature), 0.2) if curvature > 1e-6 else 0.0
 
 
-@njit("i8(f4[:, ::1], b1[:, ::1], f4, f4, i8, f8[:, ::1], i8[::1])", cache=True, nogil=True)
+@njit("i8(f4[:, ::1], b1[:, ::1], f4, f4, i8, f8[:, ::1], i8[:, :, ::1])", cache=True, nogil=True)
 def find_peaks(
     score: np.ndarray,
     blocked: np.ndarray,
@@ -45,8 +45,8 @@ def find_peaks(
         Pixels left out along each edge, at least 1.
     peaks : (n, 3) float64
         Written: row, column (of the highest pixel), height of the first n extrema.
-    counts : (2,) int64
-        Written: positive, negative extrema with |score| >= low.
+    counts : (rows, columns, 2) int64
+        Written: positive, negative extrema with |score| >= low, in each of the cells that the image is divided into.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def find_peaks(
             if not top:
                 continue
             if size >= low:
-                counts[0 if value > 0 else 1] += 1
+                counts[j * counts.shape[0] // ny, i * counts.shape[1] // nx, 0 if value > 0 else 1] += 1
             rise = _log_rise(sign * score[j, i - 1], size, sign * score[j, i + 1])
             rise += _log_rise(sign * score[j - 1, i], size, sign * score[j + 1, i])
             height = size * np.exp(rise)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ztfds.alerts.history import select_history
-from ztfds.alerts.packet import Packet, build_packet, complete, identify
+from ztfds.alerts.numbering import Earlier, assign
+from ztfds.alerts.packet import Packet, build_packet, complete
 from ztfds.config.alerts import AlertConfig
 from ztfds.config.difference import CandidateConfig
 from ztfds.difference.candidates import passes_trigger
@@ -26,6 +27,7 @@ from ztfds.registry.database import Cursor, transaction
 from ztfds.registry.outbox import Alert
 from ztfds.registry.runner import Registered
 from ztfds.survey import ids
+from ztfds.survey.errors import LockedByOther
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,15 @@ class Past:
         Earlier detections on the same field and channel since the survey's start.
     ncovhist : int array
         Earlier good difference images that covered each, since the survey's start.
+    numbers : list of Earlier
+        Numbers of candidates that earlier versions of this very difference image gave.
     """
 
     detections: list[list[dict[str, Any]]]
     limits: list[list[dict[str, Any]]]
     counts: list[tuple[int, float | None]]
     ncovhist: np.ndarray
+    numbers: list[Earlier]
 
 
 def read_past(
@@ -81,20 +86,30 @@ def read_past(
                 cursor, ra, dec, row["field"], row["rcid"], jd, config.association_radius_arcsec
             ),
             candidates.coverage_counts(cursor, ra, dec, jd, reach_deg),
+            candidates.earlier(cursor, ids.nid(jd), ids.pid(jd, int(row["rcid"]))),
         )
+
+
+def numbers(made: DifferenceProducts, earlier: Sequence[Earlier], config: AlertConfig) -> list[int]:
+    """Candidate numbers of a difference image: detections that earlier versions of it made keep theirs."""
+    table = made.candidates
+    if not len(table):
+        return []
+    pid = ids.pid(float(table["jd"][0]), int(table["rcid"][0]))
+    positive = [str(sign) == "t" for sign in table["isdiffpos"]]
+    return assign(positive, table["x"], table["y"], earlier, pid, config.processing_version, config.same_detection_px)
 
 
 def facts(made: DifferenceProducts, past: Past, filename: str, config: AlertConfig) -> list[dict[str, Any]]:
     """What packets say about each candidate besides its measurements: numbers, names and history counts."""
     found = []
-    for i, row in enumerate(made.candidates):
-        jd, rcid = float(row["jd"]), int(row["rcid"])
-        pid, candid = identify(jd, rcid, str(row["isdiffpos"]) == "t", int(row["tblid"]), config.processing_version)
-        number, first = past.counts[i]
+    for i, (row, candid) in enumerate(zip(made.candidates, numbers(made, past.numbers, config), strict=True)):
+        jd, (number, first) = float(row["jd"]), past.counts[i]
         found.append(
             {
-                "pid": pid,
+                "pid": candid // 1_000_000,
                 "candid": candid,
+                "tblid": ids.split_candid(candid)[3],
                 "nid": ids.nid(jd),
                 "pdiffimfilename": filename,
                 "ndethist": number + 1,
@@ -155,9 +170,20 @@ def register_alerts(
     -------
     n_candidates, n_alerts : int
         Rows of `candidates`, and how many of them are packets in the outbox.
+
+    Raises
+    ------
+    LockedByOther
+        Another version was registered since the candidates were numbered, and their numbers would now be others.
     """
     table, jd = made.candidates, float(made.header["OBSJD"])
-    before = candidates.remove(cursor, ids.nid(jd), ids.pid(jd, int(made.header["RCID"])))
+    nid, pid = ids.nid(jd), ids.pid(jd, int(made.header["RCID"]))
+    candidates.lock(cursor, pid)
+    earlier = candidates.earlier(cursor, nid, pid)
+    if numbers(made, earlier, config) != [fact["candid"] for fact in known]:
+        raise LockedByOther("another version of the difference image was registered in the meantime")
+    candidates.remove(cursor, nid, pid)
+    before = {entry.candid for entry in earlier if entry.alerted}
     if not len(table):
         return 0, 0
     exposures.ensure_night(cursor, int(known[0]["nid"]))

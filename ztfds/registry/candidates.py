@@ -11,6 +11,7 @@ import psycopg2.extras
 from psycopg2 import sql
 
 from ztfds.alerts.association import RADIUS_ARCSEC
+from ztfds.alerts.numbering import Earlier, merged
 from ztfds.registry import sky
 from ztfds.registry.database import Cursor, copy_rows, fetch_all, insert, rows, transaction
 from ztfds.survey import ids
@@ -85,8 +86,50 @@ def _count(cursor: Cursor, records: Sequence[Mapping[str, Any]], objectids: Sequ
     )
 
 
+def lock(cursor: Cursor, pid: int) -> None:
+    """Let nobody else change the candidates of a quadrant until the transaction ends."""
+    cursor.execute("select pg_advisory_xact_lock(hashtextextended('ztf.candidates', %s))", (pid,))
+
+
+def earlier(cursor: Cursor, nid: int, pid: int) -> list[Earlier]:
+    """Every candidate number that was ever given in a quadrant, by any version of its difference image.
+
+    Parameters
+    ----------
+    cursor : psycopg2 cursor
+        What is decided by the answer holds until the transaction ends if the quadrant is locked (`lock`).
+    nid, pid : int
+        Night and processing number.
+
+    Returns
+    -------
+    list of Earlier
+        Candidates that are served, those that were replaced, and numbers that only the outbox knows (without position).
+    """
+    query = (
+        "select candid, isdiffpos, xpos, ypos, alerted, true as served from candidates where nid = %(nid)s and pid = %(pid)s"
+        " union all select candid, isdiffpos, xpos, ypos, alerted, false from former_candidates where pid = %(pid)s"
+        " union all select candid, null, null, null, true, false from alert_outbox where candid between %(low)s and %(high)s"
+    )
+    low = pid * 1_000_000
+    found = rows(cursor, query, {"nid": nid, "pid": pid, "low": low, "high": low + 999_999})
+    return merged(
+        Earlier(
+            candid=row["candid"],
+            positive=row["isdiffpos"] in ("t", "1"),
+            x=np.nan if row["xpos"] is None else row["xpos"] - 1.0,
+            y=np.nan if row["ypos"] is None else row["ypos"] - 1.0,
+            alerted=row["alerted"],
+            served=row["served"],
+        )
+        for row in found
+    )
+
+
 def remove(cursor: Cursor, nid: int, pid: int) -> set[int]:
     """Take the candidates of an earlier version of a difference image out, before those of a newer one are loaded.
+
+    Their numbers and positions are kept in `former_candidates`: see `earlier`. The quadrant is locked (`lock`).
 
     Parameters
     ----------
@@ -100,17 +143,31 @@ def remove(cursor: Cursor, nid: int, pid: int) -> set[int]:
     set of int
         Candidate ids of which packets were made: they stay alerted, and are not alerted again.
     """
+    lock(cursor, pid)
     gone = rows(
         cursor,
-        "delete from candidates where nid = %s and pid = %s returning candid, alerted, objectid, field, rcid",
+        "delete from candidates where nid = %s and pid = %s"
+        " returning candid, alerted, objectid, field, rcid, isdiffpos, xpos, ypos",
         (nid, pid),
     )
+    _remember(cursor, pid, gone)
     counts: dict[tuple[str, int, int], int] = defaultdict(int)
     for row in gone:
         counts[row["objectid"], row["field"], row["rcid"]] += 1
     for key, n in sorted(counts.items()):
         _discount(cursor, key, n)
     return {row["candid"] for row in gone if row["alerted"]}
+
+
+def _remember(cursor: Cursor, pid: int, gone: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the numbers of candidates that were just deleted, and what they are inherited by."""
+    psycopg2.extras.execute_values(
+        cursor,
+        "insert into former_candidates as f (pid, candid, isdiffpos, xpos, ypos, alerted) values %s"
+        " on conflict (pid, candid) do update set xpos = excluded.xpos, ypos = excluded.ypos,"
+        " alerted = f.alerted or excluded.alerted, removed = now()",
+        [(pid, *(row[name] for name in ("candid", "isdiffpos", "xpos", "ypos", "alerted"))) for row in gone],
+    )
 
 
 def _discount(cursor: Cursor, key: tuple[str, int, int], n: int) -> None:

@@ -260,8 +260,10 @@ def work(
 
 
 def _settings(context: Context, request: Mapping[str, Any]) -> ConfigSet:
-    """The settings of a request; alerts that are sent again get numbers of their own."""
+    """The settings of a request; alerts that are sent again get numbers of their own, all else keeps those that it has."""
     settings = changed_set(context.config, request["settings"])
+    if not request["resend"]:
+        return settings
     version = min(99, settings.alerts.processing_version + int(request["request_id"]))
     return settings.model_copy(update={"alerts": settings.alerts.model_copy(update={"processing_version": version})})
 
