@@ -18,7 +18,7 @@ import numpy as np
 from ztfds.config.sets import ConfigSet, changed_set
 from ztfds.operations.context import Context
 from ztfds.operations.realtime import process_ccd
-from ztfds.registry import candidates, database
+from ztfds.registry import candidates, database, summaries
 from ztfds.registry.database import Cursor
 from ztfds.survey import ids
 from ztfds.survey.camera import ccd_qid
@@ -299,6 +299,7 @@ def _one(context: Context, request_id: int, filename: str, run_id: str | None, a
         made = served(cursor, filename)
         state = "unchanged" if made == before["products"] else "done"
         _note(cursor, where, state=state, made={"products": made}, reason=outcome.reason)
+        summaries.of_exposure(cursor, item["exposure"])
     return state
 
 
@@ -431,6 +432,7 @@ def _put_back(cursor: Cursor, item: Mapping[str, Any]) -> bool:
         cursor.execute("update products set vbest = 1 where product_id = any(%s) and vbest = 0", (before["products"],))
     _put_back_rows(cursor, item["exposure"], before)
     _file_as_before(cursor, item["filename"], before["file"])
+    summaries.of_exposure(cursor, item["exposure"])
     cursor.execute(
         "update reprocessing_items set state = 'rolled_back' where request_id = %s and filename = %s",
         (item["request_id"], item["filename"]),
@@ -468,8 +470,15 @@ def _put_back_rows(cursor: Cursor, exposure: str, before: Mapping[str, Any]) -> 
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def compare(dsn: str, request_id: int) -> list[dict[str, Any]]:
+def compare(dsn: str, request_id: int, most_files: int | None = None) -> list[dict[str, Any]]:
     """Quality figures of what a request made beside those of what it replaced.
+
+    Parameters
+    ----------
+    dsn : str
+    request_id : int
+    most_files : int, optional
+        Of a larger request so many files, chosen by the hash of their names; without it all.
 
     Returns
     -------
@@ -478,12 +487,13 @@ def compare(dsn: str, request_id: int) -> list[dict[str, Any]]:
         ``scatter`` (half the 16-84 percentile range of the differences), ``old_values`` and ``new_values``.
     """
     query = """
-        with items as (
-            select (jsonb_array_elements(before -> 'products'))::bigint as old, null::bigint as new from reprocessing_items
-             where request_id = %(r)s and state in ('done', 'rolled_back')
+        with chosen as (
+            select before, made from reprocessing_items where request_id = %(r)s and state in ('done', 'rolled_back')
+             order by hashtext(filename) limit %(most)s),
+        items as (
+            select (jsonb_array_elements(before -> 'products'))::bigint as old, null::bigint as new from chosen
             union all
-            select null, (jsonb_array_elements(made -> 'products'))::bigint from reprocessing_items
-             where request_id = %(r)s and state in ('done', 'rolled_back')),
+            select null, (jsonb_array_elements(made -> 'products'))::bigint from chosen),
         old as (select distinct dataset, provenance_id from products join items on product_id = old),
         new as (select distinct dataset, provenance_id from products join items on product_id = new)
         select a.step, a.name, a.value as old, b.value as new from old join new using (dataset)
@@ -491,7 +501,7 @@ def compare(dsn: str, request_id: int) -> list[dict[str, Any]]:
           join qa_metrics b on b.provenance_id = new.provenance_id and b.name = a.name
          where old.provenance_id <> new.provenance_id and a.value is not null and b.value is not null"""
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for row in database.fetch_all(dsn, query, {"r": request_id}):
+    for row in database.fetch_all(dsn, query, {"r": request_id, "most": most_files}):
         pairs[row["step"], row["name"]].append((row["old"], row["new"]))
     return sorted((_compared(key, values) for key, values in pairs.items()), key=_place)
 

@@ -23,7 +23,7 @@ PICTURE_PX = 768
 PICTURES = {"science": "sciimg", "difference": "scimrefdiffimg"}
 
 _EXPOSURE = "select * from exposures where exposure = %s"
-_FILES = "select * from ccdfiles where exposure = %s order by ccdid"
+_FILES = "select ccdid, filename, state, reason, run_id from ccdfiles where exposure = %s order by ccdid"
 _IMAGES = """
     select rcid, kind, status, infobits, meta->>'reasons' as reasons from products
      where exposure = %s and kind in ('sciimg', 'scimrefdiffimg') and vbest > 0"""
