@@ -24,6 +24,7 @@ from benchmarks.survey_tables import NIGHT, Size
 from ztfds.operations.postgres import ADMIN, EmbeddedPostgres
 from ztfds.operations.services import airflow, stack
 from ztfds.operations.services.state import State
+from ztfds.operations.services.usage import cpu_seconds
 from ztfds.operations.watch import metrics
 from ztfds.registry import database
 
@@ -42,6 +43,8 @@ class Measured:
     page, path : str
     first_byte_s, slowest_s : float
         Median and longest time to the first byte over roles and repetitions.
+    cpu_ms : float
+        CPU time of the api-server for one call: what the first byte costs on a machine that is busy with nothing else.
     kilobytes : float
         Size of the page.
     queries, slowest_query_ms : float
@@ -58,6 +61,7 @@ class Measured:
     path: str
     first_byte_s: float
     slowest_s: float
+    cpu_ms: float
     kilobytes: float
     queries: float
     slowest_query_ms: float
@@ -76,13 +80,16 @@ def paths(dsn: str) -> dict[str, str]:
     """Every page with the address of its heaviest example."""
     newest = "select max(exposure) as exposure from exposures where state = 'processed'"
     exposure = database.fetch_one(dsn, newest)["exposure"]  # type: ignore[index]
-    busy = "select reference_id, field from references_ join diffimages using (reference_id, field) group by 1, 2 order by count(*) desc limit 1"
+    busy = """
+        select reference_id, field from references_ join diffimages using (reference_id, field) group by 1, 2
+         order by count(*) desc limit 1"""
     reference = database.fetch_one(dsn, busy) or {}
     return {
         "Tonight": "tonight", "an earlier night": f"tonight?nid={NIGHT - 1}", "Exposure": f"exposure/{exposure}",
         "Quadrant": f"exposure/{exposure}/2", "References": "references", "Reference": f"reference/{reference['reference_id']}",
         "Channels": "channels", "Quality, night": "quality", "Quality, field": f"field/{reference['field']}",
-        "its quadrant": f"field/{reference['field']}?rcid=5", "Quality, channel": "channel/5", "Readiness": "readiness", "Coverage": "coverage", "its map": f"coverage/night/{NIGHT}.png",
+        "its quadrant": f"field/{reference['field']}?rcid=5", "Quality, channel": "channel/5", "Readiness": "readiness",
+        "Coverage": "coverage", "its map": f"coverage/night/{NIGHT}.png",
         "fields of the night": f"coverage/fields.json?nid={NIGHT}", "fields of all nights": "coverage/fields.json", "its script": "sky.js",
         "Day tasks": "day", "Alarms": "alarms", "Night reports": "reports", "a report": f"report/{NIGHT}",
         "Reprocessing": "reprocessing", "Request": "reprocessing/30", "Changes": "changes", "Drills": "drills",
@@ -115,18 +122,21 @@ def measure(state: State, log: Path) -> list[Measured]:
     found = []
     for name, path in paths(EmbeddedPostgres(state.home).dsn("ztf_reader")).items():
         before, times, worst_status, size = log.stat().st_size, [], 200, 0
+        cpu = cpu_seconds(state.processes["api-server"].pid)
         for _ in range(REPEATS):
             for role in ROLES:
                 status, took, size = fetch(address, f"/ztfds/{path}", tokens[role])
                 worst_status = max(worst_status, status)
                 times.append(took)
+        cpu = (cpu_seconds(state.processes["api-server"].pid) - cpu) / len(times)
         with log.open(errors="replace") as lines:
             lines.seek(before)
             ran = [(float(ms), sql) for ms, sql in _STATEMENT.findall(lines.read())]
         worst = max(ran, default=(0.0, ""))
+        query = " ".join(worst[1].split())[:120]
         found.append(
-            Measured(name, path, statistics.median(times), max(times), size / 1e3, len(ran) / len(times), worst[0],
-                     " ".join(worst[1].split())[:120], worst_status, fetch(address, f"/ztfds/{path}", "")[0])
+            Measured(name, path, statistics.median(times), max(times), 1e3 * cpu, size / 1e3, len(ran) / len(times), worst[0], query,
+                     worst_status, fetch(address, f"/ztfds/{path}", "")[0])
         )  # fmt: skip
         print(line(found[-1]), flush=True)
     return found
@@ -135,7 +145,7 @@ def measure(state: State, log: Path) -> list[Measured]:
 def line(row: Measured) -> str:
     """A row of the table."""
     return (
-        f"{row.page:<20}{1e3 * row.first_byte_s:8.0f}{1e3 * row.slowest_s:8.0f}{row.kilobytes:9.0f}{row.queries:7.0f}"
+        f"{row.page:<20}{1e3 * row.first_byte_s:8.0f}{1e3 * row.slowest_s:8.0f}{row.cpu_ms:8.0f}{row.kilobytes:9.0f}{row.queries:7.0f}"
         f"{row.slowest_query_ms:9.1f}  {'' if row.good else f'OUTSIDE THE AIMS: {row.status} {row.slowest_query}'}"
     )
 
@@ -166,10 +176,14 @@ def prepare(state: State, size: Size) -> Path:
 def main() -> int:
     """Start everything in a temporary folder, fill, measure, print; exit status 1 above the aims."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exposures", type=int, default=Size.exposures, help="exposures of the large night, 64 quadrants each")
+    parser.add_argument(
+        "--exposures", type=int, default=Size.exposures, help="exposures of the large night, 64 quadrants each"
+    )
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--home", type=Path, help="keep the database in this folder, and use it again")
-    parser.add_argument("--hold", action="store_true", help="wait for a line on standard input before everything is stopped")
+    parser.add_argument(
+        "--hold", action="store_true", help="wait for a line on standard input before everything is stopped"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ztfds-pages-") as folder:
         Path(folder).chmod(0o755)
@@ -177,7 +191,7 @@ def main() -> int:
         state = stack.start(home, with_ingestd=False, report=print)
         try:
             log = prepare(state, Size(exposures=asked.exposures))
-            print(f"{'page':<20}{'ms':>8}{'worst':>8}{'kB':>9}{'SQL':>7}{'ms SQL':>9}", flush=True)
+            print(f"{'page':<20}{'ms':>8}{'worst':>8}{'CPU':>8}{'kB':>9}{'SQL':>7}{'ms SQL':>9}", flush=True)
             found = measure(state, log)
             print(f"figures of the watch: {watch(EmbeddedPostgres(home).dsn('ztf_pipeline')):.0f} ms")
             if asked.hold:

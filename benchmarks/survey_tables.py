@@ -163,8 +163,8 @@ def _product_values(step: str, version: str, vbest: int, meta: str) -> str:
                case when hashtext(e.exposure || r) %% 50 = 0 then 8 else 0 end, '{step}/1', e.arrival + interval '90 s', {meta}"""
 
 
-_META = f"""case when k.kind = 'sciimg' then head.meta || jsonb_build_object('SEEING', 2.0 + random(), 'MAGLIM', 20.0 + random(),
-        'MAGZP', 26.0 + random() / 10, 'CRVAL1', e.ra, 'CRVAL2', e.dec) else '{{}}' end"""
+_META = """case when k.kind = 'sciimg' then head.meta || jsonb_build_object('SEEING', 2.0 + random(), 'MAGLIM', 20.0 + random(),
+        'MAGZP', 26.0 + random() / 10, 'CRVAL1', e.ra, 'CRVAL2', e.dec) else '{}' end"""
 _HEAD = f"(select jsonb_build_object({_CARDS}) || jsonb_build_object({_CARDS_TOO}) as meta) head"
 _VERSION = f"case when e.nid = {NIGHT} then 2 else 1 end"
 _NORMAL = "(random() + random() + random() - 1.5) * 2"
@@ -179,7 +179,11 @@ def _figures(step: str) -> str:
     """A table ``f`` of figures of a step with mean and scatter."""
     mine = [(f.name, *CENTRES[f.name]) for f in all_figures() if f.step == step]
     mine += [(f"{step}_figure_{i:02d}", 10.0 + i, 1.0) for i in range(OTHERS[step])]
-    return "(values " + ", ".join(f"('{name}', {mean}, {scatter})" for name, mean, scatter in mine) + ") f (name, mean, scatter)"
+    return (
+        "(values "
+        + ", ".join(f"('{name}', {mean}, {scatter})" for name, mean, scatter in mine)
+        + ") f (name, mean, scatter)"
+    )
 
 
 def _metrics(step: str) -> str:
@@ -187,7 +191,8 @@ def _metrics(step: str) -> str:
     return f"""
         insert into qa_metrics (provenance_id, step, exposure, rcid, nid, fid, name, value)
         select p.provenance_id, p.step, p.exposure, p.rcid, p.nid, p.fid, f.name, f.mean + f.scatter * {_NORMAL}
-          from products p cross join {_figures(step)} where p.kind = '{"sciimg" if step == "science" else "scimrefdiffimg"}' and p.vbest > 0"""
+          from products p cross join {_figures(step)}
+             where p.kind = '{"sciimg" if step == "science" else "scimrefdiffimg"}' and p.vbest > 0"""
 
 
 _REFERENCE_GRID = """(select f.field, fid, r, (f.field::bigint * 100 + 12) * 10000 + fid * 100 + r as rfid
@@ -218,13 +223,15 @@ _STATEMENTS = {
                                  provenance_id, fwhm_px, limits_version, remarks, regenerate)
         select g.rfid, g.field, g.r, g.fid, 1, (hashtext(g.rfid::text) %% 90 <> 0)::integer,
                case when hashtext(g.rfid::text) %% 90 = 0 then 'too few stars' end, 0, 20, 2461000, 2461200, 26.2, 22.1 + random() / 4,
-               md5('reference' || g.rfid), 2.0 + random() / 3, 1, case when hashtext(g.rfid::text) %% 70 = 1 then 'the seeing is 4.1 px' end,
+               md5('reference' || g.rfid), 2.0 + random() / 3, 1,
+                  case when hashtext(g.rfid::text) %% 70 = 1 then 'the seeing is 4.1 px' end,
                hashtext(g.rfid::text) %% 500 = 3
           from {_REFERENCE_GRID}""",
     "products of references": f"""
         {_PRODUCT}
         select r.provenance_id, k.kind, 'ref/' || r.rfid, 'reference', null, null, null, r.field, r.fid, r.rcid / 4 + 1, r.rcid, null,
-               r.rfid || k.kind, 'ref/' || r.rfid || k.kind, 38000000, md5(r.rfid || k.kind), 1, 1, r.status, 0, 'reference/1', now(), '{{}}'
+               r.rfid || k.kind, 'ref/' || r.rfid || k.kind, 38000000, md5(r.rfid || k.kind),
+                  1, 1, r.status, 0, 'reference/1', now(), '{{}}'
           from references_ r cross join {_kinds(("refimg", "refpsfcat"))}""",
     "figures of references": """
         insert into qa_metrics (provenance_id, step, rcid, fid, name, value)
@@ -238,12 +245,13 @@ _STATEMENTS = {
     "products of differences": f"""
         {_PRODUCT} {_product_values("difference", "1", 1, "'{}'")} from {_Q} cross join {_kinds(DIFFERENCE_KINDS)}
          where e.state <> 'processing'""",
-    "difference images": f"""
+    "difference images": """
         insert into diffimages (pid, provenance_id, product_id, exposure, nid, field, fid, rcid, jd, programid, exptime, status, reason,
                                 reference_id, diffmaglim, magzpsci, ra, dec, corners, hpx, ncandidates, nalertpackets)
         select (e.expid * 100 + p.rcid) * 100 + 15, p.provenance_id, p.product_id, p.exposure, p.nid, p.field, p.fid, p.rcid, e.obsjd,
                p.programid, 30, p.status, case when p.status = 0 then 'width of the score on blank sky 1.61' end, r.reference_id,
-               20.4, 26.2, e.ra, e.dec, array[0, 0, 1, 0, 1, 1, 0, 1], (hashtext(p.dataset)::bigint + 2147483648) * 100000, n.c, n.c - n.c / 3
+               20.4, 26.2, e.ra, e.dec, array[0, 0, 1, 0, 1, 1, 0, 1],
+                  (hashtext(p.dataset)::bigint + 2147483648) * 100000, n.c, n.c - n.c / 3
           from products p join exposures e using (exposure) cross join (select %(candidates)s::integer as c) n
           left join references_ r on (r.field, r.fid, r.rcid) = (p.field, p.fid, p.rcid) and r.vbest > 0
          where p.kind = 'scimrefdiffimg'""",
@@ -275,16 +283,20 @@ _STATEMENTS = {
         insert into jobs (step, dataset, exposure, rcid, run_id, host, pid, started, ended, cpu_s, wall_s, peak_mb, state, error_class,
                           error_text)
         select 'science', 'sci/' || c.exposure, c.exposure, 4 * (c.ccdid - 1), c.run_id, 'worker1', 77, c.arrival,
-               c.arrival + interval '20 s', 8, 9, 900, 'error', c.error_code, c.reason from ccdfiles c where c.state in ('bad', 'failed')""",
+               c.arrival + interval '20 s', 8, 9, 900, 'error', c.error_code, c.reason
+                  from ccdfiles c where c.state in ('bad', 'failed')""",
     "candidates": """
         insert into candidates (objectid, exposure, hpx, alerted, jd, fid, pid, diffmaglim, programid, candid, isdiffpos, nid, rcid,
-                                field, xpos, ypos, ra, dec, magpsf, sigmapsf, chipsf, fwhm, rb, scorr, ndethist, ncovhist, magzpsci, exptime)
-        select 'ZTF26' || substr(translate(md5(d.pid::text || i), '0123456789', 'ghijklmnop'), 1, 7), d.exposure, d.hpx + i, i %% 3 <> 0, d.jd,
+                                field, xpos, ypos, ra, dec, magpsf, sigmapsf, chipsf, fwhm, rb, scorr,
+                                   ndethist, ncovhist, magzpsci, exptime)
+        select 'ZTF26' || substr(translate(md5(d.pid::text || i), '0123456789', 'ghijklmnop'), 1, 7), d.exposure,
+           d.hpx + i, i %% 3 <> 0, d.jd,
                d.fid, d.pid, 20.4, d.programid, d.pid * 1000000 + 15000 + i, 't', d.nid, d.rcid, d.field, 100, 200, d.ra, d.dec, 19.2, 0.1,
                1, 2.1, random(), 5 + 9 * random(), 2, 30, 26.2, 30
           from diffimages d cross join generate_series(1, %(candidates)s) i where d.status = 1""",
     "alerts": """
-        insert into alert_outbox (candid, objectid, exposure, rcid, topic, archive_path, bytes, nid, programid, created, state, attempt, acked)
+        insert into alert_outbox (candid, objectid, exposure, rcid, topic, archive_path, bytes, nid, programid,
+           created, state, attempt, acked)
         select c.candid, c.objectid, c.exposure, c.rcid, 'ztf_programid' || c.programid, 'alerts/' || c.nid, 40000, c.nid, c.programid,
                e.differenced, 'sent', 1, e.published from candidates c join exposures e using (exposure) where c.alerted""",
     "split_quality": f"""
@@ -319,7 +331,8 @@ _STATEMENTS = {
     "drills": """
         insert into drills (name, title, began, night, passed, files, files_lost, alerts, alerts_lost, alerts_doubled, recovery_s, wall_s,
                             states, alarms, problems, software)
-        select 'drill' || d, 'Drill ' || d, now() - i * interval '7 days', '20261101', true, 300, 0, 900, 0, 0, 20, 100, '{}', '{a}', '{}', 'x'
+        select 'drill' || d, 'Drill ' || d, now() - i * interval '7 days', '20261101',
+           true, 300, 0, 900, 0, 0, 20, 100, '{}', '{a}', '{}', 'x'
           from generate_series(1, 20) d, generate_series(1, 20) i""",
     "reprocessing": f"""
         insert into reprocessing_requests (author, reason, selection, steps, state, preview)
@@ -327,7 +340,8 @@ _STATEMENTS = {
                'fids', '[]'::jsonb), '{{science}}', 'done', '{{}}' from generate_series(1, 30)""",
     "files of a request": f"""
         insert into reprocessing_items (request_id, filename, exposure, state, before, made, ended)
-        select 30, c.filename, c.exposure, 'done', jsonb_build_object('products', jsonb_agg(p.product_id order by 1) filter (where p.vbest = 0)),
+        select 30, c.filename, c.exposure, 'done',
+           jsonb_build_object('products', jsonb_agg(p.product_id order by 1) filter (where p.vbest = 0)),
                jsonb_build_object('products', jsonb_agg(p.product_id order by 1) filter (where p.vbest > 0)), now()
           from ccdfiles c join products p on p.exposure = c.exposure and p.ccdid = c.ccdid and p.kind = 'sciimg' and p.nid = {NIGHT}
          where c.state = 'processed' group by 2, 3""",
@@ -351,7 +365,10 @@ def _parameters(size: Size) -> dict[str, Any]:
 
 def packet(rng: np.random.Generator) -> bytes:
     """An alert packet with three real-sized cutouts and nothing known."""
-    stamps = {name: {"fileName": name, "stampData": pack_cutout(rng.normal(100, 10, (63, 63)).astype("f4"))} for name in CUTOUTS}
+    stamps = {
+        name: {"fileName": name, "stampData": pack_cutout(rng.normal(100, 10, (63, 63)).astype("f4"))}
+        for name in CUTOUTS
+    }
     filled = {field["name"]: _blank(field["type"]) for field in alert_schema()["fields"]}
     return write_container([{**filled, **stamps}], alert_schema())
 

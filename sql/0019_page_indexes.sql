@@ -11,5 +11,9 @@ create index channel_trends_latest on channel_trends (rcid, caltype, fid, jd des
 create index references_counts on references_ (fid, field) include (status, regenerate, nframes, maglimit, fwhm_px) where vbest > 0;
 create index references_look on references_ (field, fid)
     where vbest > 0 and (status <> 1 or regenerate or remarks is not null);
+create index references_failed on references_ (created) where status = 0;
+drop index ccdfiles_exposure;
+create index ccdfiles_exposure on ccdfiles (exposure) include (state);
+create index alert_outbox_acked on alert_outbox (acked) where acked is not null;
 create index jobs_failed on jobs (ended desc) where state in ('error', 'killed');
 create index jobs_started on jobs (started desc, job_id desc);

@@ -16,13 +16,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import survey_tables
 from benchmarks.survey_tables import NIGHT, SMALL
-from ztfds.operations.pages import alarms, changes, channels, coverage, day, drills, quality, readiness, references, reports, reprocessing
+from ztfds.operations.pages import (
+    alarms,
+    changes,
+    channels,
+    coverage,
+    day,
+    drills,
+    quality,
+    readiness,
+    references,
+    reports,
+    reprocessing,
+)
 from ztfds.operations.pages import exposure as exposures
 from ztfds.operations.pages.render import ROOT
 from ztfds.operations.pages.tonight import tonight
 from ztfds.operations.postgres import ADMIN
-from ztfds.operations.watch import metrics
 from ztfds.registry import database as db
+from ztfds.registry import summaries
 from ztfds.survey import fields, ids
 from ztfds.survey.camera import TINY, ZTF
 from ztfds.survey.errors import FilesMissing
@@ -66,7 +78,7 @@ def filled(postgres, tmp_path_factory) -> Iterator[Filled]:
 
 PAGES: dict[str, tuple[Callable[[Filled], object], int]] = {
     "tonight": (lambda f: tonight(f.reader, ZTF, {}), 4 * NIGHT_QUADRANTS),
-    "exposure": (lambda f: exposures.exposure_page(f.reader, ZTF, f.exposure), 1500),
+    "exposure": (lambda f: exposures.exposure_page(f.reader, ZTF, f.exposure), 2500),
     "quadrant": (lambda f: exposures.quadrant_page(f.reader, f.exposure, 2), 1500),
     "references": (lambda f: references.references_page(f.reader), 4500),  # of all fields, whatever the number of nights
     "reference": (lambda f: references.reference_page(f.reader, f.reference), 1500),
@@ -85,12 +97,26 @@ PAGES: dict[str, tuple[Callable[[Filled], object], int]] = {
     "day": (lambda f: day.day_page(f.reader), 50),
     "alarms": (lambda f: alarms.alarms_page(f.reader), 50),
     "reprocessing": (lambda f: reprocessing.reprocessing_page(f.reader), 2500),
-    "request": (lambda f: reprocessing.request_page(f.reader, 30), 30000),  # 100 files compared: 400 quadrants, two versions
+    "request": (lambda f: reprocessing.request_page(f.reader, 30), 60000),  # 100 files compared: 400 quadrants, two versions
     "changes": (lambda f: changes.changes_page(f.reader), 50),
     "drills": (lambda f: drills.drills_page(f.reader), 50),
     "prometheus": (lambda f: alarms.exposition(f.reader), 50),
 }  # fmt: skip
 """Every page, and the most rows of big tables that it may read."""
+
+
+class without_sequential_reading:
+    """Tables of a test are so small that reading them, or an index of them, whole is best: forbidden, it is a last resort."""
+
+    def __init__(self, postgres) -> None:
+        self._postgres = postgres
+
+    def __enter__(self) -> None:
+        for setting in ("enable_seqscan", "enable_bitmapscan"):
+            administer(self._postgres, f"alter role ztf_reader set {setting} = off")
+
+    def __exit__(self, *_: object) -> None:
+        administer(self._postgres, "alter role ztf_reader reset all")
 
 
 def rows_read(dsn: str) -> dict[str, tuple[int, int]]:
@@ -120,14 +146,110 @@ def test_a_page_reads_what_it_shows_and_nothing_in_sequence(filled: Filled, name
     assert sum(idx for _, idx in read.values()) <= most, read
 
 
-class without_sequential_reading:
-    """Tables of a test are so small that reading them whole is best: forbidden, it remains only where no index can serve."""
+HTML = [
+    name for name in PAGES if name not in ("coverage picture", "fields of a night", "fields", "report", "prometheus")
+]
+ROUTES = (
+    "tonight", "alarms", "reports", "references", "channels", "readiness", "coverage", "day", "reprocessing", "changes", "drills",
+    "quality", "report", "reference", "field", "channel", "exposure", "picture", "sky.js",
+)  # fmt: skip
 
-    def __init__(self, postgres) -> None:
-        self._postgres = postgres
 
-    def __enter__(self) -> None:
-        administer(self._postgres, "alter role ztf_reader set enable_seqscan = off")
+@pytest.mark.parametrize("name", HTML)
+def test_a_page_leads_to_pages_that_exist_and_to_no_other_host(filled: Filled, name: str) -> None:
+    html = str(PAGES[name][0](filled))
+    targets = [
+        target
+        for target in Links(html).targets
+        if not target.startswith(("/dags/", "/required_actions", "data:image/png"))
+    ]
+    assert targets and all(target.startswith(f"{ROOT}/") for target in targets)
+    assert {target.removeprefix(f"{ROOT}/").split("/")[0].split("?")[0] for target in targets} <= set(ROUTES)
 
-    def __exit__(self, *_: object) -> None:
-        administer(self._postgres, "alter role ztf_reader reset enable_seqscan")
+
+def test_the_map_has_every_visit_that_was_made(filled: Filled) -> None:
+    found = coverage.coverage_fields(filled.reader, ZTF)
+    visits = {(one["field"], fid, program): n for one in found["fields"] for fid, program, n, *_ in one["visits"]}
+    counted = db.fetch_all(
+        filled.reader, "select field, fid, programid, count(*)::int as n from exposures group by 1, 2, 3"
+    )
+    assert visits == {(row["field"], row["fid"], row["programid"]): row["n"] for row in counted}
+    one = found["fields"][0]
+    assert (one["ra"], one["dec"]) == (fields.get(one["field"]).ra, fields.get(one["field"]).dec)
+    of_night = coverage.coverage_fields(filled.reader, ZTF, NIGHT)
+    assert of_night["night"] == ids.night_date(NIGHT)
+    assert sum(row[2] for field in of_night["fields"] for row in field["visits"]) == SMALL.exposures
+    json.dumps(found)
+
+
+def test_the_outline_of_a_field_holds_all_quadrants() -> None:
+    for camera, width in ((ZTF, 7.4), (TINY, 0.3)):
+        xi, eta = zip(*coverage.outline(camera), strict=True)
+        for rcid in camera.rcids:
+            x, y = camera.quadrant_centre_deg(rcid // 4 + 1, rcid % 4 + 1)
+            assert min(xi) < x < max(xi) and min(eta) < y < max(eta)
+        assert max(xi) - min(xi) < width + 0.3
+
+
+def test_a_field_shows_its_epochs_and_a_quadrant_its_images(filled: Filled) -> None:
+    n = db.fetch_one(filled.reader, "select count(*)::int as n from exposures where field = %s", (filled.field,))["n"]
+    html = quality.field_page(filled.reader, ZTF, filled.field)
+    assert html.count(f'href="{ROOT}/exposure/ztf_') == n > 1
+    assert html.count(f'href="{ROOT}/field/{filled.field}?rcid=') == 3 * 64
+    one = quality.field_page(filled.reader, ZTF, filled.field, 5)
+    assert one.count('/5">ztf_') == n and f"{ROOT}/channel/5" in one and f"{ROOT}/reference/" in one
+    empty = next(number for number in fields.all_fields() if number > 1000)
+    assert "Never observed" in text_of(quality.field_page(filled.reader, ZTF, empty))
+    for call in (
+        lambda: quality.field_page(filled.reader, ZTF, 99999),
+        lambda: quality.channel_page(filled.reader, 64),
+    ):
+        with pytest.raises(FilesMissing):
+            call()
+
+
+def test_what_departs_is_said_with_the_quadrant_to_look_at(filled: Filled) -> None:
+    """One exposure gets bad seeing, worst in channel 7; one channel loses half a magnitude in the night."""
+    assert "None, or the night is not over" in text_of(quality.night_page(filled.reader, NIGHT - 1))
+    with db.transaction(filled.owner) as cursor:
+        cursor.execute(
+            "update qa_metrics set value = 4 + (rcid = 7)::integer where exposure = %s and name = 'seeing_arcsec'",
+            (filled.exposure,),
+        )
+        cursor.execute(
+            "update qa_metrics set value = value - 0.5 where nid = %s and rcid = 9 and name = 'magzp'", (NIGHT,)
+        )
+    summaries.renew_night(filled.owner, NIGHT)
+    html = quality.night_page(filled.reader)
+    assert html.count(f'<a href="{ROOT}/exposure/{filled.exposure}/7">7</a>') == 1
+    assert "Seeing (FWHM) (arcsec) 4.00" in text_of(html)
+    assert f'<a href="{ROOT}/channel/9">9</a>' in html and f'<a href="{ROOT}/channel/10">' not in html
+    assert "25.7" in text_of(quality.channel_page(filled.reader, 9)).split("Its images")[0]
+    assert f"{ROOT}/quality?nid={NIGHT}" in Links(quality.channel_page(filled.reader, 9)).targets
+
+
+def test_summaries_follow_what_is_usable(filled: Filled) -> None:
+    where = (filled.exposure,)
+    query = (
+        "select usable from field_nights n join exposures e using (nid, field, fid, programid) where e.exposure = %s"
+    )
+    before = db.fetch_one(filled.owner, query, where)["usable"]
+    with db.transaction(filled.owner) as cursor:
+        cursor.execute(
+            "update products set status = 0 where exposure = %s and kind = 'sciimg' and vbest > 0 and rcid between 10 and 19",
+            where,
+        )
+        changed = cursor.rowcount
+        summaries.of_exposure(cursor, filled.exposure)
+    assert changed == 10 and before - 10 <= db.fetch_one(filled.owner, query, where)["usable"] < before
+
+
+def test_a_band_needs_history_and_believes_no_scatter_below_its_floor() -> None:
+    figure = all_figures()[0]
+    assert figure.name == "seeing_arcsec"
+    assert not band(figure, [2.0] * 4).known and not band(figure, [2.0] * 4).departs(9.0)
+    known = band(figure, [2.0] * 9)
+    assert (known.low, known.high) == pytest.approx((2 - 5 * figure.floor, 2 + 5 * figure.floor))
+    assert known.departs(2 + 6 * figure.floor) and not known.departs(2 + 4 * figure.floor)
+    wide = band(figure, [1.0, 2.0, 3.0, 4.0, 5.0], scatter=1.0)
+    assert wide.high - 3.0 == pytest.approx(5 * (1.4826**2 + 1) ** 0.5)

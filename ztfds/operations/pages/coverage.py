@@ -26,7 +26,9 @@ _NIGHTS = "select nid, nightdate from nights order by nid desc limit 400"
 _DOCUMENT = "vbest > 0 and exposure is null and field is null and rcid is null"
 _MAP = f"select meta from products where nid = %s and kind = %s and {_DOCUMENT}"
 _PICTURE = f"select path from products where nid = %s and kind = %s and {_DOCUMENT}"
-_FILES = f"select kind, path, bytes from products where nid = %s and kind like 'coverage%%' and {_DOCUMENT} order by kind"
+_FILES = (
+    f"select kind, path, bytes from products where nid = %s and kind like 'coverage%%' and {_DOCUMENT} order by kind"
+)
 _NEWEST = f"select nid from products where kind = 'coverage_night' and {_DOCUMENT} order by nid desc limit 1"
 _VISITS = {
     "night": "select field, fid, programid, visits, usable, depth, jd, ra, dec from field_nights where nid = %s order by 1, 2, 3",
@@ -82,7 +84,9 @@ def coverage_fields(dsn: str, camera: Camera, nid: int | None = None) -> dict[st
         ``field``, ``ra``, ``dec`` (deg; of the grid, else where the telescope pointed) and ``visits``, a list of (filter number,
         program, visits, usable quadrant images, median depth of one visit [mag] or None, Julian date of the last).
     """
-    found = database.fetch_all(dsn, _VISITS["total"]) if nid is None else database.fetch_all(dsn, _VISITS["night"], (nid,))
+    found = (
+        database.fetch_all(dsn, _VISITS["total"]) if nid is None else database.fetch_all(dsn, _VISITS["night"], (nid,))
+    )
     by_field: dict[int, dict[str, Any]] = {}
     for row in found:
         if row["field"] not in by_field:

@@ -63,9 +63,10 @@ def draw(series: Sequence[Series], span: tuple[float, float], digits: int = 2) -
     low, high = ends
     wide = (span[1] - span[0]) or 1.0
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        inside = min(max(y, low), high)
-        return round(4 + (WIDTH - 8) * (x - span[0]) / wide, 1), round(4 + (HEIGHT - 8) * (high - inside) / (high - low), 1)
+    def at(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        inside = np.clip(np.asarray(y, float), low, high)
+        across = 4 + (WIDTH - 8) * (np.asarray(x, float) - span[0]) / wide
+        return np.round(across, 1), np.round(4 + (HEIGHT - 8) * (high - inside) / (high - low), 1)
 
     parts = [_part(one, at) for one in series]
     return {"width": WIDTH, "height": HEIGHT, "low": f"{low:.{digits}f}", "high": f"{high:.{digits}f}", "parts": parts}
@@ -85,18 +86,18 @@ def _axis(series: Sequence[Series]) -> tuple[float, float] | None:
 
 def _part(one: Series, at: Any) -> dict[str, Any]:
     """The paths of one filter."""
-    points = [at(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y)]
-    lines = [(at(x, a), at(x, b)) for x, a, b in zip(one.x, one.low, one.high, strict=False) if math.isfinite(a + b)]
     band = None
     if one.band and math.isfinite(sum(one.band)):
-        (_, bottom), (_, top) = at(0.0, one.band[0]), at(0.0, one.band[1])
+        bottom, top = at(0.0, one.band)[1].tolist()
         band = {"y": top, "height": max(0.5, round(bottom - top, 1))}
+    x, y = (values.tolist() for values in at(one.x, one.y))
+    ends = [at(one.x, values)[1].tolist() for values in (one.low, one.high)] if one.low else [[], []]
     return {
         "colour": FILTER_COLOURS.get(one.fid, "#5c6878"),
-        "points": "".join(f"M{x} {y}h0" for x, y in points),
-        "lines": "".join(f"M{x} {a}V{b}" for (x, a), (_, b) in lines),
+        "points": "".join([f"M{a:g} {b:g}h0" for a, b in zip(x, y, strict=True) if b == b]),
+        "lines": "".join([f"M{a:g} {b:g}V{c:g}" for a, b, c in zip(x, *ends, strict=False) if b == b and c == c]),
         "band": band,
-        "marked": [{**point, "at": at(point["x"], point["y"])} for point in one.marked],
+        "marked": [{**point, "at": [float(v) for v in at(point["x"], point["y"])]} for point in one.marked],
     }
 
 

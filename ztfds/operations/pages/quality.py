@@ -24,7 +24,11 @@ from ztfds.survey.filters import FILTERS
 SHOWN_DEPARTURES, SHOWN_EPOCHS, PLOTTED_EPOCHS, SHOWN_IMAGES = 100, 200, 1500, 200
 TREND_NIGHTS = 120
 FIELD_FIGURES = ("maglim_mag", "seeing_arcsec", "magzp", "median_background_dn", "astrom_rms_ra_mas", "scorr_width_raw")
-QUADRANT_FIGURES = {"MAGLIM": "Limiting magnitude (mag)", "SEEING": "Seeing (FWHM, pixels)", "MAGZP": "Zero point (mag)"}
+QUADRANT_FIGURES = {
+    "MAGLIM": "Limiting magnitude (mag)",
+    "SEEING": "Seeing (FWHM, pixels)",
+    "MAGZP": "Zero point (mag)",
+}
 """Header values of a science image that are plotted for one quadrant of a field."""
 
 _NIGHTS = "select nid, nightdate from nights order by nid desc limit 400"
@@ -95,7 +99,9 @@ def _departures(rows: Sequence[Mapping[str, Any]], bands: Mapping[tuple[str, int
         if expected is None or not expected.departs(row["median"]):
             continue
         below = row["median"] < expected.low
-        beyond = (expected.low - row["median"] if below else row["median"] - expected.high) / (expected.high - expected.low)
+        beyond = (expected.low - row["median"] if below else row["median"] - expected.high) / (
+            expected.high - expected.low
+        )
         rcid = row["lowest_rcid"] if below else row["highest_rcid"]
         found.append({**row, "expected": expected, "beyond": beyond, "rcid": rcid, "time": _clock(row["jd"])})
     return sorted(found, key=lambda row: -row["beyond"])
@@ -114,9 +120,12 @@ def _plots(
     if not rows:
         return []
     places = [row[x] for row in rows]
+    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_name[row["name"]].append(row)
     found = []
     for figure in all_figures():
-        series = by_filter([row for row in rows if row["name"] == figure.name], x)
+        series = by_filter(by_name[figure.name], x)
         if not series:
             continue
         if change:
@@ -149,7 +158,9 @@ _FIELD_EPOCHS = """
 _FIELD_QUALITY = """
     select q.exposure, q.name, q.fid, q.jd, q.low, q.median, q.high from exposure_quality q
      where q.field = %s and q.name = any(%s) and q.jd >= %s order by q.jd"""
-_FIELD_TOTALS = "select fid, programid, nights, visits, usable, depth, jd from field_totals where field = %s order by 1, 2"
+_FIELD_TOTALS = (
+    "select fid, programid, nights, visits, usable, depth, jd from field_totals where field = %s order by 1, 2"
+)
 _FIELD_REFERENCES = """
     select reference_id, rcid, fid, version, status, nframes, maglimit, fwhm_px, coalesce(remarks, reason) as reason
       from references_ where field = %s and vbest > 0 order by fid, rcid"""
@@ -187,11 +198,15 @@ def field_page(dsn: str, camera: Camera, field: int, rcid: int | None = None) ->
         field=field,
         place=known,
         rcid=rcid,
-        epochs=[{**row, "values": values[row["exposure"]], "time": _clock(row["obsjd"])} for row in epochs[:SHOWN_EPOCHS]],
+        epochs=[
+            {**row, "values": values[row["exposure"]], "time": _clock(row["obsjd"])} for row in epochs[:SHOWN_EPOCHS]
+        ],
         n_epochs=len(epochs),
         totals=[{**row, "night": ids.night_date(ids.nid(row["jd"]))} for row in totals],
         plots=_plots(rows, "jd") if rcid is None else _quadrant_plots(quadrants, times),
-        planes=[(item, _reference_plane(camera, field, [r for r in references if r["fid"] == item.fid])) for item in FILTERS],
+        planes=[
+            (item, _reference_plane(camera, field, [r for r in references if r["fid"] == item.fid])) for item in FILTERS
+        ],
         references=[row for row in references if rcid is not None and row["rcid"] == rcid],
         quadrants=quadrants,
         **_words(),
@@ -205,7 +220,10 @@ def _quadrant_plots(quadrants: Sequence[Mapping[str, Any]], times: Mapping[str, 
         return []
     span = (min(row["jd"] for row in rows), max(row["jd"] for row in rows))
     return [
-        {"label": label, "plot": draw(by_filter([{**r, name: _number(r[name])} for r in rows], "jd", name, False), span)}
+        {
+            "label": label,
+            "plot": draw(by_filter([{**r, name: _number(r[name])} for r in rows], "jd", name, False), span),
+        }
         for name, label in QUADRANT_FIGURES.items()
     ]
 
@@ -225,7 +243,9 @@ def _reference_plane(camera: Camera, field: int, references: Sequence[Mapping[st
     for cell in focal_plane(camera, {}):
         row = known.get(cell["rcid"])
         colour = "none" if row is None else "bad" if row["status"] != 1 else "part" if row["reason"] else "good"
-        note = "no reference" if row is None else f"reference of {row['nframes']} images; {row['reason'] or 'no remark'}"
+        note = (
+            "no reference" if row is None else f"reference of {row['nframes']} images; {row['reason'] or 'no remark'}"
+        )
         link = f"{ROOT}/field/{field}?rcid={cell['rcid']}"
         cells.append({**cell, "colour": colour, "note": note, "text": row["nframes"] if row else "", "href": link})
     return cells
@@ -269,7 +289,9 @@ def channel_page(dsn: str, rcid: int) -> str:
         ccdid=ccdid,
         qid=qid,
         plots=_plots(rows, "nid", lambda series, name: _channel_bands(series, [r for r in rows if r["name"] == name])),
-        departures=[{**row, "figure": figures[row["name"]]} for row in reversed(rows) if row["departs"]][:SHOWN_DEPARTURES],
+        departures=[{**row, "figure": figures[row["name"]]} for row in reversed(rows) if row["departs"]][
+            :SHOWN_DEPARTURES
+        ],
         image_plots=_metric_plots(images, SPLIT_SHOWN),
         flagged=[row for row in images if row["flags"]],
         n_images=len(images),
@@ -303,5 +325,3 @@ def _metric_plots(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> li
         if series := by_filter(here, "jd", name, ends=False):
             found.append({"label": name, "plot": draw(series, span, 3)})
     return found
-
-

@@ -22,7 +22,7 @@ _ITEMS = """
 PLOTTED = 12
 """Figures that are plotted, new against old."""
 SIDE = 120
-COMPARED_FILES = 100
+COMPARED_FILES = 50
 """Files whose figures are compared; of a larger request an even choice."""
 
 
@@ -36,7 +36,7 @@ def request_page(dsn: str, request_id: int) -> str:
     with database.session(dsn):
         found = [row for row in database.fetch_all(dsn, _REQUESTS) if row["request_id"] == request_id]
         items = database.fetch_all(dsn, _ITEMS, (request_id,))
-        compared = reprocessing.compare(dsn, request_id, COMPARED_FILES)
+    compared = reprocessing.compare(dsn, request_id, COMPARED_FILES)
     if not found:
         raise FilesMissing(f"there is no reprocessing request {request_id}")
     plots = [(row["name"], scatter(row["old_values"], row["new_values"])) for row in compared[:PLOTTED]]
