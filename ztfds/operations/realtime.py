@@ -56,7 +56,7 @@ from ztfds.survey.states import CcdState, ExposureState
 
 log = logging.getLogger(__name__)
 
-SCIENCE_STEP, DIFFERENCE_STEP = Step("science", "3"), Step("difference", "3")
+SCIENCE_STEP, DIFFERENCE_STEP = Step("science", "3"), Step("difference", "4")
 CATALOG_MARGIN_DEG = 0.15
 """Catalogs are read this far beyond a quadrant: pointing errors of 2 arcmin, and bright stars that throw light into it."""
 

@@ -28,7 +28,7 @@ from ztfds.survey.filters import by_fid
 
 log = logging.getLogger(__name__)
 
-STEP = Step("reference", "3")
+STEP = Step("reference", "4")
 MOST = 8000
 """References that one run makes: below the 8192 copies of a mapped task that the orchestrator allows."""
 NIGHTS = 7
