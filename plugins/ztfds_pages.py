@@ -12,6 +12,7 @@ PAGES = {
     "Tonight": "tonight",
     "Alarms": "alarms",
     "Night reports": "reports",
+    "Quality": "quality",
     "References": "references",
     "Channels": "channels",
     "Day tasks": "day",
@@ -108,7 +109,7 @@ def add_nights(app: Any) -> None:
     """Pages of a night, the newest without a number."""
     from fastapi.responses import HTMLResponse
 
-    from ztfds.operations.pages import coverage, reports, tonight
+    from ztfds.operations.pages import coverage, quality, reports, tonight
     from ztfds.survey.camera import get_camera
 
     @app.get("/tonight", response_class=HTMLResponse)
@@ -116,6 +117,10 @@ def add_nights(app: Any) -> None:
         known = places()
         folders = {name: Path(known[name]) for name in ("inbox", "archive")}
         return tonight.tonight(known["dsn"], get_camera(known["camera"]), folders, nid)
+
+    @app.get("/quality", response_class=HTMLResponse)
+    def quality_page(nid: int | None = None) -> str:
+        return quality.night_page(places()["dsn"], nid)
 
     @app.get("/coverage", response_class=HTMLResponse)
     def coverage_page(nid: int | None = None) -> str:
@@ -127,11 +132,11 @@ def add_nights(app: Any) -> None:
 
 
 def add_details(app: Any) -> None:
-    """Pages of one exposure, quadrant, reference or request."""
+    """Pages of one exposure, quadrant, field, channel, reference or request."""
     from fastapi.responses import HTMLResponse
 
     from ztfds.operations.pages import exposure as exposures
-    from ztfds.operations.pages import references, reprocessing
+    from ztfds.operations.pages import quality, references, reprocessing
     from ztfds.survey.camera import get_camera
 
     @app.get("/exposure/{exposure}", response_class=HTMLResponse)
@@ -141,6 +146,14 @@ def add_details(app: Any) -> None:
     @app.get("/exposure/{exposure}/{rcid}", response_class=HTMLResponse)
     def quadrant_page(exposure: str, rcid: int) -> str:
         return exposures.quadrant_page(places()["dsn"], exposure, rcid)
+
+    @app.get("/field/{field}", response_class=HTMLResponse)
+    def field_page(field: int, rcid: int | None = None) -> str:
+        return quality.field_page(places()["dsn"], get_camera(places()["camera"]), field, rcid)
+
+    @app.get("/channel/{rcid}", response_class=HTMLResponse)
+    def channel_page(rcid: int) -> str:
+        return quality.channel_page(places()["dsn"], rcid)
 
     @app.get("/reference/{reference_id}", response_class=HTMLResponse)
     def reference_page(reference_id: int) -> str:
@@ -152,16 +165,26 @@ def add_details(app: Any) -> None:
 
 
 def add_pictures(app: Any) -> None:
-    """Pictures that the pages show."""
+    """Pictures that the pages show, and the interactive map of the sky."""
     from fastapi import Response
+    from fastapi.responses import JSONResponse
 
-    from ztfds.operations.pages.coverage import coverage_picture
+    from ztfds.operations.pages.coverage import coverage_fields, coverage_picture, script
     from ztfds.operations.pages.exposure import picture
+    from ztfds.survey.camera import get_camera
 
     @app.get("/picture/{exposure}/{rcid}/{which}.png")
     def quadrant_picture(exposure: str, rcid: int, which: str) -> Response:
         content = picture(places()["dsn"], Path(places()["archive"]), exposure, rcid, which)
         return Response(content, media_type="image/png", headers=KEPT)
+
+    @app.get("/sky.js")
+    def sky() -> Response:
+        return Response(script(), media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/coverage/fields.json")
+    def fields_seen(nid: int | None = None) -> JSONResponse:
+        return JSONResponse(coverage_fields(places()["dsn"], get_camera(places()["camera"]), nid))
 
     @app.get("/coverage/{which}/{nid}.png")
     def coverage_map(which: str, nid: int) -> Response:

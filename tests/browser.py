@@ -66,6 +66,24 @@ class Browser:
         """Value of a JavaScript expression in the page."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
+    def key(self, name: str) -> None:
+        """Press a key and let it go."""
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=name, text=name if len(name) == 1 and kind == "keyDown" else ""
+            )
+
+    def pointer(self, kind: str, x: float, y: float) -> None:
+        """A movement or press of the mouse at a place of the window."""
+        self.call(
+            "Input.dispatchMouseEvent",
+            type=kind,
+            x=x,
+            y=y,
+            button="none" if kind == "mouseMoved" else "left",
+            clickCount=1,
+        )
+
     def text(self) -> str:
         """What a reader sees."""
         return str(self.ask("document.body.innerText"))

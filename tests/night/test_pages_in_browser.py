@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import urllib.error
@@ -16,7 +17,7 @@ from ztfds.drills.sandbox import Sandbox
 from ztfds.operations.services import airflow
 from ztfds.registry import database
 
-PAGES = ("tonight", "alarms", "reports", "references", "channels", "drills")
+PAGES = ("tonight", "alarms", "reports", "references", "channels", "drills", "quality", "coverage", "channel/22", "day")
 needs_chromium = pytest.mark.skipif(
     BINARY is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )
@@ -93,6 +94,68 @@ def test_the_pages_fit_a_phone(observatory: Sandbox, tab: Browser) -> None:
     for route in PAGES:
         tab.open(f"{observatory.state.api_url}/ztfds/{route}")
         assert tab.ask("document.documentElement.scrollWidth") <= 390, route
+
+
+@needs_chromium
+def test_the_sky_is_a_map_to_move_in(observatory: Sandbox, tab: Browser) -> None:
+    url, dsn = observatory.state.api_url, observatory.context.dsn
+    n = database.fetch_one(dsn, "select count(distinct field)::int as n from field_totals")["n"]
+    tab.open(f"{url}/ztfds/coverage")
+    observatory.wait(lambda: tab.ask("document.querySelector('#sky canvas').dataset.loaded"), "the fields of the night")
+    choose = "const s = document.querySelector('#sky [name={}]'); s.value = '{}'; s.dispatchEvent(new Event('change'))"
+    tab.ask(f"{{ {choose.format('nights', '')} }}")
+    observatory.wait(
+        lambda: tab.ask("document.querySelector('#sky canvas').dataset.loaded") == "all", "the fields of all nights"
+    )
+    assert tab.ask("+document.querySelector('#sky canvas').dataset.fields") == n > 0
+    said = "document.querySelector('#sky output').innerText"
+    assert "point at one" in tab.ask(said)
+    tab.ask("document.querySelector('#sky canvas').focus()")
+    tab.key("n")
+    row = database.fetch_one(
+        dsn, "select field, sum(visits)::int as n from field_totals group by 1 order by max(ra) limit 1"
+    )
+    assert f"Field {row['field']}" in tab.ask(said) and f"{row['n']} visit" in tab.ask(said)
+    assert tab.ask("document.querySelector('#sky output a').getAttribute('href')") == f"/ztfds/field/{row['field']}"
+    place = tab.ask("JSON.stringify(document.querySelector('#sky canvas').getBoundingClientRect())")
+    tab.pointer("mouseMoved", *_corner(place))
+    assert "point at one" in tab.ask(said)  # there is no field at the upper left
+    tab.ask(f"{{ {choose.format('filter', '3')} }}")
+    assert tab.ask("+document.querySelector('#sky canvas').dataset.fields") == 0
+    for key in ("+", "ArrowLeft", "0", "-"):
+        tab.key(key)
+    assert tab.errors == [] and all(asked.startswith((url, "data:")) for asked in tab.requests)
+
+
+def _corner(place: str) -> tuple[float, float]:
+    """A point near the upper left of an element, from its rectangle as JSON."""
+    box = json.loads(place)
+    return box["x"] + 5, box["y"] + 5
+
+
+@needs_chromium
+def test_without_scripts_the_maps_are_pictures(observatory: Sandbox, tab: Browser) -> None:
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    tab.open(f"{observatory.state.api_url}/ztfds/coverage")
+    tab.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert tab.ask("document.getElementById('sky').offsetHeight") == 0
+    assert "Since the beginning" in tab.text()
+
+
+@needs_chromium
+def test_from_a_night_to_a_field_to_a_quadrant(observatory: Sandbox, tab: Browser) -> None:
+    url = observatory.state.api_url
+    tab.open(f"{url}/ztfds/quality")
+    assert "Seeing (FWHM) (arcsec)" in tab.text() and tab.ask("document.querySelectorAll('svg path').length") > 10
+    field = database.fetch_one(observatory.context.dsn, "select field from diffimages order by jd desc limit 1")[
+        "field"
+    ]
+    tab.open(f"{url}/ztfds/field/{field}")
+    assert "Epochs" in tab.text()
+    tab.open(url + tab.ask("document.querySelector('svg a[href*=rcid]').getAttribute('href').replaceAll('&amp;', '&')"))
+    assert "Images of this quadrant" in tab.text()
+    tab.open(url + tab.ask("[...document.querySelectorAll('td a[href*=\"/exposure/\"]')].at(-1).getAttribute('href')"))
+    assert "Candidates" in tab.text() and tab.errors == []
 
 
 @needs_chromium

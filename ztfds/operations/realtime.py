@@ -31,7 +31,7 @@ from ztfds.operations.control.modes import under_modes
 from ztfds.operations.forced import forced_photometry
 from ztfds.operations.memory import give_back_freed_memory
 from ztfds.operations.receive import Verdict, receive
-from ztfds.registry import calibrations, exposures, products, references, streaks
+from ztfds.registry import calibrations, exposures, products, references, streaks, summaries
 from ztfds.registry.calibrations import BIAS, FLAT
 from ztfds.registry.database import Cursor, session, transaction
 from ztfds.registry.products import Parent, Step, Subject
@@ -483,7 +483,10 @@ def close_exposure(context: Context, exposure: str, run_id: str | None = None) -
             state = exposures.refresh(cursor, exposure, closed=True)
             exposures.note_published(cursor, exposure)
     log.info("exposure %s: %s", exposure, state)
-    publish_waiting(context)
+    try:
+        publish_waiting(context)
+    finally:
+        summaries.renew_exposure(context.dsn, exposure)
     return state
 
 

@@ -19,7 +19,7 @@ import ztfds
 from ztfds.formats.atomic import write_atomic
 from ztfds.operations.accountability import Account, account
 from ztfds.operations.context import Context
-from ztfds.registry import database
+from ztfds.registry import database, summaries
 from ztfds.survey import ids, names
 from ztfds.survey.errors import FilesMissing
 
@@ -121,7 +121,7 @@ class Report:
 
 
 def write_report(context: Context, nid: int) -> Path:
-    """Write the report of a night as HTML and text and register both as products.
+    """Write the report of a night as HTML and text and register both as products; the night's summaries of quality are renewed first.
 
     Parameters
     ----------
@@ -137,6 +137,7 @@ def write_report(context: Context, nid: int) -> Path:
     """
     from ztfds.registry.products import register_document
 
+    summaries.renew_night(context.dsn, nid)
     report = gather(context, nid)
     folder = Path(context.archive) / names.depot_path(report.night, "")
     html, text = render_html(report).encode(), render_text(report).encode()

@@ -195,8 +195,9 @@ _TREE = """
         select p.product_id from products p join references_ r using (provenance_id) where r.reference_id = %(reference)s
         union
         select c.product_id from product_parents c join tree t on c.parent_id = t.product_id)
-    select p.product_id, p.kind, p.step, p.nid, p.exposure, p.vbest from tree join products p using (product_id)
-    where p.provenance_id <> (select provenance_id from references_ where reference_id = %(reference)s)"""
+    select p.product_id, p.kind, p.step, p.nid, p.exposure, p.vbest from products p
+    where p.product_id = any(array(select product_id from tree))
+      and p.provenance_id <> (select provenance_id from references_ where reference_id = %(reference)s)"""
 
 
 def find(dsn: str, rfid: int, version: int | None = None) -> dict[str, Any]:

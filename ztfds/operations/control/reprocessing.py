@@ -18,7 +18,7 @@ import numpy as np
 from ztfds.config.sets import ConfigSet, changed_set
 from ztfds.operations.context import Context
 from ztfds.operations.realtime import process_ccd
-from ztfds.registry import candidates, database
+from ztfds.registry import candidates, database, summaries
 from ztfds.registry.database import Cursor
 from ztfds.survey import ids
 from ztfds.survey.camera import ccd_qid
@@ -299,6 +299,7 @@ def _one(context: Context, request_id: int, filename: str, run_id: str | None, a
         made = served(cursor, filename)
         state = "unchanged" if made == before["products"] else "done"
         _note(cursor, where, state=state, made={"products": made}, reason=outcome.reason)
+        summaries.of_exposure(cursor, item["exposure"])
     return state
 
 
@@ -431,6 +432,7 @@ def _put_back(cursor: Cursor, item: Mapping[str, Any]) -> bool:
         cursor.execute("update products set vbest = 1 where product_id = any(%s) and vbest = 0", (before["products"],))
     _put_back_rows(cursor, item["exposure"], before)
     _file_as_before(cursor, item["filename"], before["file"])
+    summaries.of_exposure(cursor, item["exposure"])
     cursor.execute(
         "update reprocessing_items set state = 'rolled_back' where request_id = %s and filename = %s",
         (item["request_id"], item["filename"]),
@@ -468,8 +470,15 @@ def _put_back_rows(cursor: Cursor, exposure: str, before: Mapping[str, Any]) -> 
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
-def compare(dsn: str, request_id: int) -> list[dict[str, Any]]:
+def compare(dsn: str, request_id: int, most_files: int | None = None) -> list[dict[str, Any]]:
     """Quality figures of what a request made beside those of what it replaced.
+
+    Parameters
+    ----------
+    dsn : str
+    request_id : int
+    most_files : int, optional
+        Of a larger request so many files, chosen by the hash of their names; without it all.
 
     Returns
     -------
@@ -477,23 +486,38 @@ def compare(dsn: str, request_id: int) -> list[dict[str, Any]]:
         ``step``, ``name``, ``n`` (quadrants with both), ``old`` and ``new`` (medians), ``change`` (median difference),
         ``scatter`` (half the 16-84 percentile range of the differences), ``old_values`` and ``new_values``.
     """
-    query = """
-        with items as (
-            select (jsonb_array_elements(before -> 'products'))::bigint as old, null::bigint as new from reprocessing_items
-             where request_id = %(r)s and state in ('done', 'rolled_back')
-            union all
-            select null, (jsonb_array_elements(made -> 'products'))::bigint from reprocessing_items
-             where request_id = %(r)s and state in ('done', 'rolled_back')),
-        old as (select distinct dataset, provenance_id from products join items on product_id = old),
-        new as (select distinct dataset, provenance_id from products join items on product_id = new)
-        select a.step, a.name, a.value as old, b.value as new from old join new using (dataset)
-          join qa_metrics a on a.provenance_id = old.provenance_id
-          join qa_metrics b on b.provenance_id = new.provenance_id and b.name = a.name
-         where old.provenance_id <> new.provenance_id and a.value is not null and b.value is not null"""
+    with database.session(dsn):
+        old, new = _replaced(dsn, request_id, most_files)
+        both = [(old[name], new[name]) for name in old.keys() & new.keys() if old[name] != new[name]]
+        figures = _figures(dsn, [provenance for pair in both for provenance in pair])
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for row in database.fetch_all(dsn, query, {"r": request_id}):
-        pairs[row["step"], row["name"]].append((row["old"], row["new"]))
+    for before, after in both:
+        for key in figures[before].keys() & figures[after].keys():
+            pairs[key].append((figures[before][key], figures[after][key]))
     return sorted((_compared(key, values) for key, values in pairs.items()), key=_place)
+
+
+def _replaced(dsn: str, request_id: int, most_files: int | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Provenance ids before and after a request, by dataset."""
+    items = """
+        select before -> 'products' as old, made -> 'products' as new from reprocessing_items
+         where request_id = %s and state in ('done', 'rolled_back') order by hashtext(filename) limit %s"""
+    query = "select distinct dataset, provenance_id from products where product_id = any(%s)"
+    found = database.fetch_all(dsn, items, (request_id, most_files))
+    numbers = ([number for row in found for number in row[which] or []] for which in ("old", "new"))
+    old, new = ({r["dataset"]: r["provenance_id"] for r in database.fetch_all(dsn, query, (n,))} for n in numbers)
+    return old, new
+
+
+def _figures(dsn: str, provenances: list[str]) -> dict[str, dict[tuple[str, str], float]]:
+    """Known quality figures of executions: by provenance id, then by step and name."""
+    query = (
+        "select provenance_id, step, name, value from qa_metrics where provenance_id = any(%s) and value is not null"
+    )
+    found: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    for row in database.fetch_all(dsn, query, (provenances,)):
+        found[row["provenance_id"]][row["step"], row["name"]] = row["value"]
+    return found
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

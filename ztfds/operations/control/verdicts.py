@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ztfds.registry import database, references
+from ztfds.registry import database, references, summaries
 from ztfds.registry.database import Cursor
 from ztfds.survey.errors import ConfigurationError
 
@@ -87,6 +87,7 @@ def give(dsn: str, exposure: str, rcid: int | None, verdict: str, analyst: str, 
         }  # fmt: skip
         row = database.insert(cursor, "verdicts", values, "returning verdict_id")
         number = int(row["verdict_id"]) if row else 0
+        summaries.of_exposure(cursor, exposure)
     for reference in found:
         references.want_again(dsn, reference["reference_id"], f"verdict {number}: {exposure} is defective ({comment})")
     given = Verdict(number, len(changed), tuple(row["rfid"] for row in found))
@@ -117,6 +118,7 @@ def withdraw(dsn: str, verdict_id: int, analyst: str) -> Verdict:
             )
         before = rows[0]["effects"]["status_before"]
         _set_status(cursor, before)
+        summaries.of_exposure(cursor, rows[0]["exposure"])
         cursor.execute(
             "update verdicts set withdrawn = now(), withdrawn_by = %s where verdict_id = %s", (analyst, verdict_id)
         )

@@ -17,12 +17,17 @@ SHOWN = (
 TRENDED = ("gain_e_per_dn", "gain_error_e_per_dn", "read_noise_e", "saturation_dn", "unsaturated_to_dn")
 
 _LATEST = """
-    select distinct on (rcid) rcid, exposure, jd, metrics, flags, reasons from split_quality order by rcid, jd desc"""
+    select q.* from generate_series(0, 63) channel cross join lateral (
+        select rcid, exposure, jd, metrics, flags, reasons from split_quality where rcid = channel order by jd desc limit 1) q
+     order by q.rcid"""
 _FLAGGED = """
     select q.rcid, q.exposure, q.reasons, q.created from split_quality q where q.flags <> 0 order by q.created desc limit 100"""
 _TRENDS = """
-    select distinct on (rcid, caltype, fid) rcid, caltype, fid, nid, metrics, accepted, flags, reasons
-      from channel_trends order by rcid, caltype, fid, jd desc"""
+    select t.* from generate_series(0, 63) channel
+     cross join (values ('bias', 0), ('hifreqflat', 1), ('hifreqflat', 2), ('hifreqflat', 3)) kind (caltype, fid)
+     cross join lateral (select rcid, caltype, fid, nid, metrics, accepted, flags, reasons from channel_trends c
+                          where c.rcid = channel and c.caltype = kind.caltype and c.fid = kind.fid order by jd desc limit 1) t
+     order by t.rcid, t.caltype, t.fid"""
 
 
 def channels_page(dsn: str) -> str:

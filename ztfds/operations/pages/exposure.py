@@ -23,7 +23,7 @@ PICTURE_PX = 768
 PICTURES = {"science": "sciimg", "difference": "scimrefdiffimg"}
 
 _EXPOSURE = "select * from exposures where exposure = %s"
-_FILES = "select * from ccdfiles where exposure = %s order by ccdid"
+_FILES = "select ccdid, filename, state, reason, run_id from ccdfiles where exposure = %s order by ccdid"
 _IMAGES = """
     select rcid, kind, status, infobits, meta->>'reasons' as reasons from products
      where exposure = %s and kind in ('sciimg', 'scimrefdiffimg') and vbest > 0"""
@@ -40,9 +40,10 @@ _PARENTS = """
      where l.product_id = any(%s) order by p.kind, p.filename"""
 _METRICS = "select step, name, value from qa_metrics where exposure = %s and rcid = %s order by step, name"
 _CANDIDATES = """
-    select c.candid, c.objectid, c.alerted, c.isdiffpos, c.ra, c.dec, c.magpsf, c.sigmapsf, c.scorr, c.rb, o.state as outbox, o.packet,
-           o.topic from candidates c left join alert_outbox o using (candid)
-     where c.nid = %s and c.exposure = %s and c.rcid = %s order by c.alerted desc, c.scorr desc limit %s"""
+    select c.*, o.state as outbox, o.packet, o.topic from (
+        select candid, objectid, alerted, isdiffpos, ra, dec, magpsf, sigmapsf, scorr, rb from candidates
+         where nid = %s and exposure = %s and rcid = %s order by alerted desc, scorr desc limit %s) c
+      left join alert_outbox o using (candid) order by c.alerted desc, c.scorr desc"""
 
 
 def exposure_page(dsn: str, camera: Camera, exposure: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ztfds.operations.pages.render import page
@@ -10,12 +11,17 @@ from ztfds.registry import database, qa, reference_queue
 from ztfds.survey.errors import FilesMissing
 from ztfds.survey.limits import reference_limits
 
+SHOWN_FIELDS = 200
+"""Fields and filters in the table, those with failures first."""
+
 _COUNTS = """
     select field, fid, count(*) filter (where status = 1) as good, count(*) filter (where status <> 1) as failed,
            count(*) filter (where regenerate) as queued, min(nframes) as frames_low, max(nframes) as frames_high,
-           avg(maglimit) filter (where status = 1) as maglimit, avg(fwhm_px) filter (where status = 1) as fwhm_px,
-           count(*) filter (where remarks is not null and status = 1) as remarked
+           avg(maglimit) filter (where status = 1) as maglimit, avg(fwhm_px) filter (where status = 1) as fwhm_px
       from references_ where vbest > 0 group by 1, 2 order by 1, 2"""
+_REMARKED = """
+    select field, fid, count(*) filter (where remarks is not null and status = 1) as n from references_
+     where vbest > 0 and (status <> 1 or regenerate or remarks is not null) group by 1, 2"""
 _LOOK = """
     select reference_id, rfid, field, rcid, fid, version, status, coalesce(remarks, reason) as reason, nframes, maglimit,
            regenerate, created from references_
@@ -28,17 +34,44 @@ _TRIES = """
      order by t.tried desc limit 200"""
 _VERSIONS = """
     select reference_id, version, vbest, status, retired, nframes, fwhm_px, maglimit, created, coalesce(remarks, reason) as reason
-      from references_ where (field, rcid, fid) = (%(field)s, %(rcid)s, %(fid)s) order by version desc"""
+      from references_ where rfid = %(rfid)s order by version desc"""
 
 
 def references_page(dsn: str) -> str:
     """Counts by field and filter, the queue, those that failed or wait, retirements, and those that could not be made yet."""
     with database.transaction(dsn) as cursor:
         counts, look, tries = (database.rows(cursor, query) for query in (_COUNTS, _LOOK, _TRIES))
+        remarked = {(row["field"], row["fid"]): row["n"] for row in database.rows(cursor, _REMARKED)}
     for row in tries:
         row["why"] = _grouped(row["rejected"] or [])
+    for row in counts:
+        row["remarked"] = remarked.get((row["field"], row["fid"]), 0)
     retired, queue = reference_queue.retirements(dsn), reference_queue.latest(dsn, 100)
-    return page("references", counts=counts, look=look, tries=tries, queue=queue, retired=retired)
+    return page(
+        "references",
+        counts=sorted(counts, key=_urgency)[:SHOWN_FIELDS],
+        totals=_totals(counts),
+        n_fields=len(counts),
+        look=look,
+        tries=tries,
+        queue=queue,
+        retired=retired,
+    )
+
+
+def _urgency(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Fields with failures and wishes come first."""
+    return -row["failed"], -row["queued"], row["field"], row["fid"]
+
+
+def _totals(counts: Sequence[Mapping[str, Any]]) -> list[dict[str, int]]:
+    """References of all fields by filter."""
+    names = ("good", "remarked", "failed", "queued")
+    return [
+        {"fid": fid, "fields": len(own), **{name: sum(row[name] for row in own) for name in names}}
+        for fid in sorted({row["fid"] for row in counts})
+        if (own := [row for row in counts if row["fid"] == fid])
+    ]
 
 
 def _grouped(rejected: list[dict[str, Any]]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import io
+import struct
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -103,14 +104,22 @@ def png(pixels: np.ndarray, low_percent: float = 2.0, high_percent: float = 99.5
     low_percent, high_percent : float
         Percentiles of the values that are drawn black and white.
     """
-    from matplotlib.image import imsave
-
     finite = pixels[np.isfinite(pixels)]
     low, high = np.percentile(finite, [low_percent, high_percent]) if finite.size else (0.0, 1.0)
     scaled = np.clip((np.nan_to_num(pixels, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    stream = io.BytesIO()
-    imsave(stream, np.arcsinh(3 * scaled), cmap="gray", origin="lower", format="png")
-    return stream.getvalue()
+    grey = np.round(255 / np.arcsinh(3) * np.arcsinh(3 * scaled)).astype(np.uint8)
+    return _grey_png(grey[::-1])
+
+
+def _grey_png(grey: np.ndarray) -> bytes:
+    """A PNG file of 8-bit grey values, (ny, nx) uint8, first row above; for a cutout a hundredth of the time of a plotting library."""
+    lines = np.zeros((grey.shape[0], grey.shape[1] + 1), np.uint8)  # each line begins with its filter: none
+    lines[:, 1:] = grey
+    header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 4)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
 def data_uri(content: bytes) -> str:

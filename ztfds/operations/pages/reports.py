@@ -8,8 +8,9 @@ from ztfds.operations.pages.render import page
 from ztfds.registry import database
 from ztfds.survey.errors import FilesMissing
 
-_LIST = "select nid, created, version from products where kind = 'nightreport_html' and vbest > 0 order by nid desc limit 400"
-_ONE = "select path from products where kind = 'nightreport_html' and nid = %s and vbest > 0"
+_REPORT = "kind = 'nightreport_html' and vbest > 0 and exposure is null and field is null and rcid is null"
+_LIST = f"select nid, created, version from products where {_REPORT} order by nid desc limit 400"
+_ONE = f"select path from products where {_REPORT} and nid = %s"
 
 
 def reports_page(dsn: str) -> str:

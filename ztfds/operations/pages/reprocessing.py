@@ -22,6 +22,8 @@ _ITEMS = """
 PLOTTED = 12
 """Figures that are plotted, new against old."""
 SIDE = 120
+COMPARED_FILES = 50
+"""Files whose figures are compared; of a larger request an even choice."""
 
 
 def reprocessing_page(dsn: str) -> str:
@@ -34,11 +36,11 @@ def request_page(dsn: str, request_id: int) -> str:
     with database.session(dsn):
         found = [row for row in database.fetch_all(dsn, _REQUESTS) if row["request_id"] == request_id]
         items = database.fetch_all(dsn, _ITEMS, (request_id,))
-        compared = reprocessing.compare(dsn, request_id)
+    compared = reprocessing.compare(dsn, request_id, COMPARED_FILES)
     if not found:
         raise FilesMissing(f"there is no reprocessing request {request_id}")
     plots = [(row["name"], scatter(row["old_values"], row["new_values"])) for row in compared[:PLOTTED]]
-    return page("request", r=found[0], items=items, compared=compared, plots=plots)
+    return page("request", r=found[0], items=items, compared=compared, plots=plots, most=COMPARED_FILES)
 
 
 def scatter(old: Sequence[float], new: Sequence[float]) -> dict[str, Any]:

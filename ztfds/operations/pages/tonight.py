@@ -25,8 +25,8 @@ _EXPOSURES = """
            extract(epoch from differenced - arrival) as differenced_s, extract(epoch from published - arrival) as published_s
       from exposures where nid = %s order by obsjd"""
 _ALERTS = """
-    select d.exposure, sum(d.nalertpackets)::integer as alerts, count(*) filter (where d.status = 0) as bad
-      from diffimages d join exposures e using (exposure) where e.nid = %s group by d.exposure"""
+    select exposure, sum(nalertpackets)::integer as alerts, count(*) filter (where status = 0) as bad
+      from diffimages where nid = %s group by exposure"""
 _WAITING = "select count(*) as n, min(created) as oldest from alert_outbox where state <> 'sent'"
 _FILES = """
     select c.state, count(*) as n from ccdfiles c join exposures e using (exposure) where e.nid = %s group by 1 order by 1"""
