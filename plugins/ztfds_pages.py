@@ -15,6 +15,7 @@ PAGES = {
     "Quality": "quality",
     "References": "references",
     "Channels": "channels",
+    "Run history": "history",
     "Day tasks": "day",
     "Readiness": "readiness",
     "Coverage": "coverage",
@@ -106,10 +107,10 @@ def add_lists(app: Any) -> None:
 
 
 def add_nights(app: Any) -> None:
-    """Pages of a night, the newest without a number."""
+    """Pages of a night or a day, the newest without a number."""
     from fastapi.responses import HTMLResponse
 
-    from ztfds.operations.pages import coverage, quality, reports, tonight
+    from ztfds.operations.pages import coverage, history, quality, reports, tonight
     from ztfds.survey.camera import get_camera
 
     @app.get("/tonight", response_class=HTMLResponse)
@@ -121,6 +122,12 @@ def add_nights(app: Any) -> None:
     @app.get("/quality", response_class=HTMLResponse)
     def quality_page(nid: int | None = None) -> str:
         return quality.night_page(places()["dsn"], nid)
+
+    @app.get("/history", response_class=HTMLResponse)
+    def history_page(
+        day: str = "", exposure: str = "", step: str = "", state: str = "", text: str = "", before: str = ""
+    ) -> str:
+        return history.history_page(places()["dsn"], history.Search(day, exposure, step, state, text, before))
 
     @app.get("/coverage", response_class=HTMLResponse)
     def coverage_page(nid: int | None = None) -> str:

@@ -16,4 +16,4 @@ drop index ccdfiles_exposure;
 create index ccdfiles_exposure on ccdfiles (exposure) include (state);
 create index alert_outbox_acked on alert_outbox (acked) where acked is not null;
 create index jobs_failed on jobs (ended desc) where state in ('error', 'killed');
-create index jobs_started on jobs (started desc, job_id desc);
+create index jobs_started on jobs (started) include (step, state, cpu_s, wall_s);

@@ -23,6 +23,7 @@ from ztfds.operations.pages import (
     coverage,
     day,
     drills,
+    history,
     quality,
     readiness,
     references,
@@ -31,7 +32,7 @@ from ztfds.operations.pages import (
 )
 from ztfds.operations.pages import exposure as exposures
 from ztfds.operations.pages.render import ROOT
-from ztfds.operations.pages.tonight import tonight
+from ztfds.operations.pages.tonight import timeline, tonight
 from ztfds.operations.postgres import ADMIN
 from ztfds.registry import database as db
 from ztfds.registry import summaries
@@ -46,6 +47,7 @@ BIG = (
 )  # fmt: skip
 """Tables that grow with every night; partitions of candidates besides."""
 NIGHT_QUADRANTS = 64 * SMALL.exposures
+NIGHT_JOBS = 2 * NIGHT_QUADRANTS
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ PAGES: dict[str, tuple[Callable[[Filled], object], int]] = {
     "field": (lambda f: quality.field_page(f.reader, ZTF, f.field), 2500),
     "quadrant of a field": (lambda f: quality.field_page(f.reader, ZTF, f.field, 5), 2500),
     "channel": (lambda f: quality.channel_page(f.reader, 5), 2500),
+    "history": (lambda f: history.history_page(f.reader, history.Search()), 2 * NIGHT_JOBS + 5000),
+    "history of an exposure": (lambda f: history.history_page(f.reader, history.Search(exposure=f.exposure)), 2 * NIGHT_JOBS + 5000),
+    "what failed": (lambda f: history.history_page(f.reader, history.Search(state="failed", text="too few")), 2 * NIGHT_JOBS + 5000),
     "coverage": (lambda f: coverage.coverage_page(f.reader), 200),
     "coverage picture": (lambda f: coverage.coverage_picture(f.reader, f.archive, "night", NIGHT), 50),
     "fields of a night": (lambda f: coverage.coverage_fields(f.reader, ZTF, NIGHT), 200),
@@ -151,7 +156,7 @@ HTML = [
 ]
 ROUTES = (
     "tonight", "alarms", "reports", "references", "channels", "readiness", "coverage", "day", "reprocessing", "changes", "drills",
-    "quality", "report", "reference", "field", "channel", "exposure", "picture", "sky.js",
+    "quality", "history", "report", "reference", "field", "channel", "exposure", "picture", "sky.js",
 )  # fmt: skip
 
 
@@ -253,3 +258,48 @@ def test_a_band_needs_history_and_believes_no_scatter_below_its_floor() -> None:
     assert known.departs(2 + 6 * figure.floor) and not known.departs(2 + 4 * figure.floor)
     wide = band(figure, [1.0, 2.0, 3.0, 4.0, 5.0], scatter=1.0)
     assert wide.high - 3.0 == pytest.approx(5 * (1.4826**2 + 1) ** 0.5)
+
+
+def test_the_history_is_searched(filled: Filled) -> None:
+    counted = db.fetch_one(
+        filled.reader, "select count(*)::int as n, min(started)::date as day from jobs where state = 'error' and exposure like %s",
+        (f"ztf_{ids.night_date(NIGHT - 1)}%",),
+    )  # fmt: skip
+    newest = text_of(history.history_page(filled.reader, history.Search()))
+    assert ids.night_iso(NIGHT) in newest and "science" in newest and "worker" in newest
+    one = history.history_page(filled.reader, history.Search(exposure=filled.exposure))
+    ran = db.fetch_one(filled.reader, "select count(*)::int as n from jobs where exposure = %s", (filled.exposure,))
+    assert one.count(f"{ROOT}/exposure/{filled.exposure}/") == ran["n"] >= 128
+    assert f"/dags/exposure/runs/run_{filled.exposure}" in one
+    first = history.history_page(filled.reader, history.Search(step="difference"))
+    older = next(target for target in Links(first).targets if "before=" in target)
+    assert "step=difference" in older
+    past = history.history_page(filled.reader, history.Search(state="failed", day=ids.night_iso(NIGHT - 1)))
+    assert text_of(past).count("12 of at least 20") == counted["n"]
+    assert "Nothing fits" in history.history_page(filled.reader, history.Search(text="50%_off"))
+    for wrong in (history.Search(day="2026-13-01"), history.Search(before="x")):
+        with pytest.raises(FilesMissing):
+            history.history_page(filled.reader, wrong)
+
+
+def test_tonight_says_when_nothing_was_taken_which_service_is_down_and_what_was_late(filled: Filled) -> None:
+    rows = [
+        {"obsjd": 2461364.625 + k / 144, "state": state}
+        for k, state in ((0, "bad"), (0, "processed"), (7, "processed"))
+    ]
+    drawn = timeline(rows)
+    assert drawn["top"] == 2 and [rect[4:] for rect in drawn["rects"]] == [
+        ("bad", 1, "03:00"), ("processed", 1, "03:00"), ("processed", 1, "04:10")
+    ]  # fmt: skip
+    assert drawn["rects"][2][0] == 560.0 and drawn["hours"][0] == (0.0, 3) and timeline([]) is None
+    assert "no round of the watch" in tonight(filled.reader, ZTF, {})
+    figures = [
+        {"name": "ztfds_component_up", "value": value, "subject": name}
+        for name, value in (("kafka", 0), ("airflow", 1))
+    ]
+    with db.transaction(filled.owner) as cursor:
+        db.insert(cursor, "watch_rounds", {"at": "now", "metrics": json.dumps(figures)})
+        cursor.execute("update alarms set cleared = null where alarm_id = 1")
+    words = text_of(tonight(filled.reader, ZTF, {}))
+    assert "airflow answers kafka does not answer" in words
+    assert "something was wrong" in words and "10 min, in the stage differenced" in words

@@ -12,16 +12,18 @@ from typing import Any
 from ztfds.operations.day.downtime import OPEN_DOWNTIME
 from ztfds.operations.pages.render import bars, page
 from ztfds.operations.report import latencies, percentile
+from ztfds.operations.watch.rounds import BLIND_AFTER_S
 from ztfds.registry import database
 from ztfds.survey.camera import Camera
 
-DEADLINE_S = 600.0
+DEADLINE_S, GOAL_S = 600.0, 300.0
+BINS_A_DAY = 144
 RECENT = timedelta(minutes=30)
 SHOWN_EXPOSURES, SHOWN_TROUBLES = 120, 40
 
 _NIGHTS = "select nid, nightdate, state from nights order by nid desc limit 60"
 _EXPOSURES = """
-    select exposure, imgtype, field, filtercode, programid, state, reason, late_stage, arrival, published,
+    select exposure, imgtype, field, filtercode, programid, state, reason, late_stage, arrival, published, obsjd,
            extract(epoch from differenced - arrival) as differenced_s, extract(epoch from published - arrival) as published_s
       from exposures where nid = %s order by obsjd"""
 _ALERTS = """
@@ -36,6 +38,8 @@ _TROUBLES = """
 _QUADRANTS = """
     select rcid, count(*) as n, count(*) filter (where status = 1) as good
       from products where nid = %s and kind = 'sciimg' and vbest > 0 group by rcid"""
+_WATCH = "select metrics, extract(epoch from now() - at) as age_s from watch_rounds"
+_ALARMS = "select rule, subject, severity, message, raised from alarms where cleared is null order by severity, raised limit 20"
 
 
 def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | None = None) -> str:
@@ -61,6 +65,7 @@ def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | Non
         waiting = database.rows(cursor, _WAITING)[0]
         files = database.rows(cursor, _FILES, (nid,))
         downtimes = database.rows(cursor, OPEN_DOWNTIME)
+        watched, alarms = database.rows(cursor, _WATCH), database.rows(cursor, _ALARMS)
         troubles = database.rows(cursor, _TROUBLES, (nid, SHOWN_TROUBLES))
         quadrants = {row["rcid"]: row for row in database.rows(cursor, _QUADRANTS, (nid,))}
     for row in exposures:
@@ -82,6 +87,10 @@ def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | Non
         troubles=troubles,
         exposures=exposures[::-1][:SHOWN_EXPOSURES],
         n_exposures=len(exposures),
+        timeline=timeline(exposures),
+        missed=_missed(exposures),
+        services=_services(watched),
+        alarms=alarms,
         latency=_latency_plot(exposures),
         rate=_alert_plot(exposures),
         plane=[_usable(cell) for cell in focal_plane(camera, quadrants)],
@@ -110,6 +119,61 @@ def _cards(exposures: Sequence[Mapping[str, Any]], waiting: Mapping[str, Any]) -
         ("missed 10 min", str(missed), missed > 0),
         ("alerts", str(sum(row["alerts"] for row in sky)), False),
         ("alerts waiting", f"{waiting['n']}" + (f", {age:.0f} s" if oldest else ""), age > DEADLINE_S),
+    ]
+
+
+def timeline(exposures: Sequence[Mapping[str, Any]], width: int = 640, height: int = 90) -> dict[str, Any] | None:
+    """Exposures by state in every ten minutes of the night: gaps are times in which nothing was taken.
+
+    Returns
+    -------
+    dict or None
+        ``width height top rects hours``: most exposures in ten minutes; (x, y, w, h, state, number, time) of each part; (x, hour) of the
+        full hours. None without exposures.
+    """
+    if not exposures:
+        return None
+    bins: dict[int, Counter[str]] = {}
+    for row in exposures:
+        bins.setdefault(int((row["obsjd"] + 0.5) * BINS_A_DAY), Counter())[row["state"]] += 1
+    first, last = min(bins), max(bins)
+    step, top = width / (last - first + 1), max(sum(states.values()) for states in bins.values())
+    rects = []
+    for number, states in sorted(bins.items()):
+        below = 0
+        for state, n in sorted(states.items()):
+            below += n
+            place = (round((number - first) * step, 1), round(height * (1 - below / top), 1))
+            rects.append(
+                (*place, round(max(1.0, step - 1), 1), round(height * n / top, 1), state, n, _bin_time(number))
+            )
+    hours = [(round((k - first) * step, 1), k % BINS_A_DAY // 6) for k in range(first, last + 1) if k % 6 == 0]
+    return {"width": width, "height": height, "top": top, "rects": rects, "hours": hours}
+
+
+def _bin_time(number: int) -> str:
+    """Start of a bin of ten minutes, UT."""
+    minutes = number % BINS_A_DAY * 10
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+def _missed(exposures: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Exposures that missed ten minutes by the stage that was late, and those above five minutes."""
+    sky = [row for row in exposures if row["imgtype"] == "o"]
+    stages = Counter(row["late_stage"] for row in sky if row["late_stage"])
+    slow = sum((row["published_s"] or row["differenced_s"] or 0) > GOAL_S for row in sky)
+    return [*((f"10 min, in the stage {stage}", n) for stage, n in sorted(stages.items())), ("5 min (the goal)", slow)]
+
+
+def _services(watched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Whether each service answered in the last round of the watch; none where nobody watches."""
+    if not watched:
+        return []
+    age = float(watched[0]["age_s"])
+    return [
+        {"name": entry["subject"], "up": entry["value"] == 1.0, "age_s": age, "blind": age > BLIND_AFTER_S}
+        for entry in sorted(watched[0]["metrics"], key=lambda entry: str(entry["subject"]))
+        if entry["name"] == "ztfds_component_up"
     ]
 
 
