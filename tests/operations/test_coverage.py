@@ -201,7 +201,7 @@ def test_a_map_of_cells_says_what_is_whole_in_larger_cells(tmp_path, rng):
 
 
 def test_the_page_shows_the_table_and_the_maps(context, database):
-    assert "No coverage map" in text_of(coverage_page(database.reader))
+    assert "nothing has been seen" in text_of(coverage_page(database.reader))
     observe(context, NID, rcids=range(4))
     observe(context, NID, rcids=range(4), programid=2, maglim=21.0)
     coverage.make_coverage(context, NID)

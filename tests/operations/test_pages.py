@@ -10,6 +10,8 @@ from prepared import CCD, process
 from ztfds.operations import realtime, report
 from ztfds.operations.pages import exposure as pages
 from ztfds.operations.pages.channels import channels_page
+from ztfds.operations.pages.coverage import coverage_fields
+from ztfds.operations.pages.quality import field_page, night_page
 from ztfds.operations.pages.references import references_page
 from ztfds.operations.pages.render import ROOT, bars, binned, png
 from ztfds.operations.pages.reports import report as one_report
@@ -19,6 +21,7 @@ from ztfds.registry import database as db
 from ztfds.survey import ids
 from ztfds.survey.camera import CAMERAS, ZTF
 from ztfds.survey.errors import FilesMissing
+from ztfds.survey.figures import all_figures
 from ztfds.survey.states import CcdState
 
 
@@ -169,3 +172,25 @@ def test_drawing():
     assert np.array_equal(binned(pixels, 2), np.array([[np.nan, 1.5], [1, 1]], np.float32), equal_nan=True)
     assert png(np.full((3, 3), np.nan)).startswith(b"\x89PNG")
     assert disks({}) == []
+
+
+def test_closing_an_exposure_sums_up_its_quality_and_counts_the_visit(night):
+    context, exposure, nid = night
+    found = db.fetch_all(context.dsn, "select * from exposure_quality where exposure = %s", (exposure,))
+    assert {row["name"] for row in found} == {figure.name for figure in all_figures()}
+    for row in found:
+        values = db.fetch_all(
+            context.dsn,
+            "select rcid, value from qa_metrics where exposure = %s and name = %s order by value",
+            (exposure, row["name"]),
+        )
+        assert row["n"] == len(values) == 4
+        assert row["median"] == pytest.approx(np.median([v["value"] for v in values]), rel=1e-5)
+        assert row["low"] <= row["median"] <= row["high"]
+        assert values[0]["value"] == next(v["value"] for v in values if v["rcid"] == row["lowest_rcid"])
+    one = db.fetch_one(context.dsn, "select field, fid, programid from exposures where exposure = %s", (exposure,))
+    seen = coverage_fields(context.dsn, context.camera, nid)["fields"]
+    visits = [v for f in seen if f["field"] == one["field"] for v in f["visits"]]
+    assert [v[:4] for v in visits] == [[one["fid"], one["programid"], 1, 4]] and visits[0][4] is not None
+    assert f"{ROOT}/exposure/{exposure}" in Links(field_page(context.dsn, context.camera, one["field"])).targets
+    assert "1 exposures with figures" in text_of(night_page(context.dsn, nid))

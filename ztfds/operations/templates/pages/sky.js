@@ -78,7 +78,8 @@
     tell();
   }
   const value = (s) => (chosen.colour.value === "depth" ? s.depth : s.visits);
-  const words = (v) => (chosen.colour.value === "depth" ? `${v.toFixed(2)} mag` : `${v} visit${v === 1 ? "" : "s"}`);
+  const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+  const words = (v) => (chosen.colour.value === "depth" ? `${v.toFixed(2)} mag` : count(v, "visit"));
   function colour(v) {
     if (!Number.isFinite(v)) return "#8888";
     const [low, high] = range, scale = chosen.colour.value === "depth" ? (u) => u : Math.log;
@@ -107,10 +108,13 @@
     for (let dec = -60; dec <= 60; dec += 30) curve([...Array(73).keys()].map((k) => project(5 * k - 180, dec)));
     if (current) { pen.strokeStyle = style.getPropertyValue("--bad"); pen.lineWidth = 2.5; trace(current.field, "stroke"); }
     pen.restore();
-    pen.fillStyle = style.getPropertyValue("--soft");
+    const label = (text, place) => { pen.strokeText(text, ...screen(place)); pen.fillText(text, ...screen(place)); };
+    pen.fillStyle = style.getPropertyValue("--ink");
+    pen.strokeStyle = style.getPropertyValue("--paper");
+    pen.lineWidth = 3;
     pen.font = "11px system-ui, sans-serif";
-    for (let hour = 2; hour < 24; hour += 4) pen.fillText(`${hour}h`, ...screen(project(wrap(180 - 15 * hour), 1)));
-    for (let dec = -60; dec <= 60; dec += 30) pen.fillText(`${dec}°`, ...screen(project(0, dec)));
+    for (let hour = 2; hour < 24; hour += 4) label(`${hour}h`, project(wrap(180 - 15 * hour), 1));
+    for (let dec = -60; dec <= 60; dec += 30) label(`${dec}°`, project(0, dec));
   }
   function trace(field, how) {
     for (const path of field.path) {
@@ -134,9 +138,9 @@
     const { field, rows } = current, link = document.createElement("a");
     link.href = `${box.dataset.root}/field/${field.field}`;
     link.textContent = `Field ${field.field}`;
-    said.append(link, ` (${field.ra.toFixed(2)}°, ${field.dec.toFixed(2)}°): ${current.visits} visit${current.visits === 1 ? "" : "s"}, last ${time(current.last)}`);
+    said.append(link, ` (${field.ra.toFixed(2)}°, ${field.dec.toFixed(2)}°): ${count(current.visits, "visit")}, last ${time(current.last)}`);
     for (const [fid, program, visits, usable, depth, last] of rows) {
-      said.append(document.createElement("br"), `${data.filters[fid]}, program ${program}: ${visits} visits, ${usable} usable images, `
+      said.append(document.createElement("br"), `${data.filters[fid]}, program ${program}: ${count(visits, "visit")}, ${count(usable, "usable image")}, `
         + `depth ${depth === null ? "unknown" : depth.toFixed(2) + " mag"}, last ${time(last)}`);
     }
   }
