@@ -33,6 +33,7 @@ AIM_FIRST_BYTE_S, AIM_QUERY_MS = 0.5, 200.0
 ROLES = ("viewer", "operator", "admin")
 REPEATS = 3
 _STATEMENT = re.compile(r"duration: ([0-9.]+) ms  statement: (.*?)(?=\n\d{4}-\d\d-\d\d |\Z)", re.DOTALL)
+_CPU = re.compile(r"!\s+([0-9.]+) s user, ([0-9.]+) s system, [0-9.]+ s elapsed")
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Measured:
         Size of the page.
     queries, slowest_query_ms : float
         Statements of one call, and the slowest of all calls.
+    query_cpu_ms : float
+        CPU time of the server for the most expensive statement of all calls.
     slowest_query : str
         Its first words.
     status : int
@@ -66,6 +69,7 @@ class Measured:
     kilobytes: float
     queries: float
     slowest_query_ms: float
+    query_cpu_ms: float
     slowest_query: str
     status: int
     anonymous: int
@@ -133,13 +137,27 @@ def measure(state: State, log: Path) -> list[Measured]:
         cpu = (cpu_seconds(state.processes["api-server"].pid) - cpu) / len(times)
         with log.open(errors="replace") as lines:
             lines.seek(before)
-            ran = [(float(ms), sql) for ms, sql in _STATEMENT.findall(lines.read())]
+            said = lines.read()
+        ran = [(float(ms), sql) for ms, sql in _STATEMENT.findall(said)]
+        busiest = max((1e3 * (float(user) + float(system)) for user, system in _CPU.findall(said)), default=0.0)
         worst = max(ran, default=(0.0, ""))
-        query = " ".join(worst[1].split())[:120]
+        refused = fetch(address, f"/ztfds/{path}", "")[0]
         found.append(
-            Measured(name, path, statistics.median(times), max(times), 1e3 * cpu, size / 1e3, len(ran) / len(times), worst[0], query,
-                     worst_status, fetch(address, f"/ztfds/{path}", "")[0])
-        )  # fmt: skip
+            Measured(
+                name,
+                path,
+                statistics.median(times),
+                max(times),
+                1e3 * cpu,
+                size / 1e3,
+                len(ran) / len(times),
+                worst[0],
+                busiest,
+                " ".join(worst[1].split())[:120],
+                worst_status,
+                refused,
+            )
+        )
         print(line(found[-1]), flush=True)
     return found
 
@@ -148,7 +166,7 @@ def line(row: Measured) -> str:
     """A row of the table."""
     return (
         f"{row.page:<20}{1e3 * row.first_byte_s:8.0f}{1e3 * row.slowest_s:8.0f}{row.cpu_ms:8.0f}{row.kilobytes:9.0f}{row.queries:7.0f}"
-        f"{row.slowest_query_ms:9.1f}  {'' if row.good else f'OUTSIDE THE AIMS: {row.status} {row.slowest_query}'}"
+        f"{row.slowest_query_ms:9.1f}{row.query_cpu_ms:9.1f}  {'' if row.good else f'OUTSIDE THE AIMS: {row.status} {row.slowest_query}'}"
     )
 
 
@@ -169,6 +187,7 @@ def prepare(state: State, size: Size) -> Path:
     connection = psycopg2.connect(postgres.dsn(ADMIN, "ztfds"))
     with connection, connection.cursor() as cursor:
         cursor.execute("alter role ztf_reader set log_min_duration_statement = 0")
+        cursor.execute("alter role ztf_reader set log_executor_stats = on")
         cursor.execute("select pg_size_pretty(pg_database_size('ztfds'))")
         print(f"the database has {cursor.fetchone()[0]}")  # type: ignore[index]
     connection.close()
@@ -193,7 +212,9 @@ def main() -> int:
         state = stack.start(home, with_ingestd=False, report=print)
         try:
             log = prepare(state, Size(exposures=asked.exposures))
-            print(f"{'page':<20}{'ms':>8}{'worst':>8}{'CPU':>8}{'kB':>9}{'SQL':>7}{'ms SQL':>9}", flush=True)
+            print(
+                f"{'page':<20}{'ms':>8}{'worst':>8}{'CPU':>8}{'kB':>9}{'SQL':>7}{'ms SQL':>9}{'its CPU':>9}", flush=True
+            )
             found = measure(state, log)
             print(f"figures of the watch: {watch(EmbeddedPostgres(home).dsn('ztf_pipeline')):.0f} ms")
             if asked.hold:

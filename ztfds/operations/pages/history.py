@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,8 @@ _JOBS = """
     with found as (
         select * from jobs where {when} and (%(step)s::text is null or step = %(step)s) and (%(state)s::text is null or state = %(state)s)
            and (%(failed)s is false or state in ('error', 'killed'))
-           and (%(text)s::text is null or dataset ilike %(text)s or host ilike %(text)s or error_class ilike %(text)s
-                or error_text ilike %(text)s)
+           and (%(text)s::text is null or strpos(dataset, %(text)s) > 0 or strpos(host, %(text)s) > 0
+                or strpos(error_class, %(text)s) > 0 or strpos(lower(error_text), lower(%(text)s)) > 0)
          order by started desc, job_id desc limit %(most)s)
     select j.job_id, j.step, j.dataset, j.exposure, j.rcid, j.run_id, j.try, j.host, j.pid, j.started, j.ended, j.cpu_s, j.wall_s,
            j.peak_mb, j.state, j.error_class, j.error_text, extract(epoch from j.started - e.arrival) as wait_s, w.swversion, w.config_hash
@@ -78,11 +77,10 @@ class Search:
             until = min(until, _time(self.before)) if self.before else until
         except ValueError as error:
             raise FilesMissing(f"there is no such day or time: {error}") from error
-        text = re.sub(r"([\\%_])", r"\\\1", self.text)
         return {
             "since": since, "until": until, "exposure": self.exposure, "step": self.step or None,
             "state": None if self.state in ("", "failed") else self.state, "failed": self.state == "failed",
-            "text": f"%{text}%" if text else None, "most": SHOWN,
+            "text": self.text or None, "most": SHOWN,
         }  # fmt: skip
 
 

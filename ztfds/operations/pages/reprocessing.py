@@ -22,7 +22,7 @@ _ITEMS = """
 PLOTTED = 12
 """Figures that are plotted, new against old."""
 SIDE = 120
-COMPARED_FILES = 50
+COMPARED_FILES = 30
 """Files whose figures are compared; of a larger request an even choice."""
 
 
