@@ -356,3 +356,19 @@ def test_older_packets_are_read_as_the_newest_schema(real_data: Path) -> None:
     for path in sorted((real_data / "alerts" / "v4.01").glob("*.avro"))[:3]:
         records = alerts.read_container(path, alert_schema()).records
         assert set(records[0]) == {f["name"] for f in alert_schema()["fields"]}
+
+
+@pytest.mark.parametrize("shape", [(63, 63), (1, 5), (40, 63)])
+def test_own_cutouts_are_read_as_a_fits_library_reads_them(shape, rng):
+    import gzip
+
+    from ztfds.formats.images import decode_image
+
+    pixels = rng.normal(size=shape).astype(np.float32)
+    pixels[0, 0] = np.nan
+    stamp = alerts.pack_cutout(pixels)
+    by_library = decode_image(gzip.decompress(stamp), "cutout")[0]
+    read = alerts.unpack_cutout(stamp)
+    assert read.dtype == by_library.dtype and np.array_equal(read, by_library, equal_nan=True)
+    with_comment = gzip.decompress(stamp).replace(b"BUNIT   = 'DN      '", b"OTHER   = 'header  '")
+    assert np.array_equal(alerts.unpack_cutout(gzip.compress(with_comment)), pixels, equal_nan=True)

@@ -194,7 +194,19 @@ def unpack_cutout(stamp: bytes) -> np.ndarray:
         content = igzip.decompress(stamp)
     except (OSError, EOFError, ValueError, _ISAL_ERROR) as error:
         raise UnreadableFile(f"cutout is not gzip: {error}") from error
-    return decode_image(content, "cutout")[0]
+    ours = _own_cutout(content)
+    return decode_image(content, "cutout")[0] if ours is None else ours
+
+
+def _own_cutout(content: bytes) -> np.ndarray | None:
+    """Pixels of a cutout with exactly the header of `pack_cutout`, without a FITS library; None of any other."""
+    try:
+        nx, ny = (int(content[_CARD * card + 10 : _CARD * card + 30]) for card in (3, 4))
+    except ValueError:
+        return None
+    if min(nx, ny) < 1 or content[:_BLOCK] != _stamp_header(ny, nx) or len(content) < _BLOCK + 4 * nx * ny:
+        return None
+    return np.frombuffer(content, ">f4", nx * ny, _BLOCK).reshape(ny, nx).astype(np.float32)
 
 
 __all__ = [
