@@ -14,11 +14,13 @@ PAGES = {
     "Night reports": "reports",
     "References": "references",
     "Channels": "channels",
+    "Telemetry": "telemetry",
     "Day tasks": "day",
     "Readiness": "readiness",
     "Coverage": "coverage",
     "Reprocessing": "reprocessing",
     "Changes": "changes",
+    "Rules": "rules",
     "Drills": "drills",
 }
 
@@ -43,6 +45,7 @@ LISTS = {
     "references": "references.references_page",
     "reports": "reports.reports_page",
     "reprocessing": "reprocessing.reprocessing_page",
+    "rules": "rules.rules_page",
 }
 """Pages that need the database alone: route, and module and function below ztfds.operations.pages."""
 KEPT = {"Cache-Control": "private, max-age=3600"}
@@ -108,7 +111,7 @@ def add_nights(app: Any) -> None:
     """Pages of a night, the newest without a number."""
     from fastapi.responses import HTMLResponse
 
-    from ztfds.operations.pages import coverage, reports, tonight
+    from ztfds.operations.pages import coverage, reports, telemetry, tonight
     from ztfds.survey.camera import get_camera
 
     @app.get("/tonight", response_class=HTMLResponse)
@@ -120,6 +123,10 @@ def add_nights(app: Any) -> None:
     @app.get("/coverage", response_class=HTMLResponse)
     def coverage_page(nid: int | None = None) -> str:
         return coverage.coverage_page(places()["dsn"], nid)
+
+    @app.get("/telemetry", response_class=HTMLResponse)
+    def telemetry_page(nid: int | None = None) -> str:
+        return telemetry.telemetry_page(places()["dsn"], nid)
 
     @app.get("/report/{nid}", response_class=HTMLResponse)
     def report_page(nid: int) -> str:

@@ -16,7 +16,7 @@ from ztfds.drills.sandbox import Sandbox
 from ztfds.operations.services import airflow
 from ztfds.registry import database
 
-PAGES = ("tonight", "alarms", "reports", "references", "channels", "drills")
+PAGES = ("tonight", "alarms", "reports", "references", "channels", "telemetry", "rules", "drills")
 needs_chromium = pytest.mark.skipif(
     BINARY is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )
