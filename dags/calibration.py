@@ -1,11 +1,11 @@
 """calibration: one run for each afternoon; when all its biases and flats are in, the calibration products of every CCD."""
 
 from airflow.sdk import DAG, get_current_context, task
-from ztfds_tasks import REALTIME, library
+from ztfds_tasks import CALIBRATION, library
 
 PATIENCE_S = 3600
 
-with DAG("calibration", description=__doc__, default_args=REALTIME, tags=["afternoon", "P3", "P4"]) as dag:
+with DAG("calibration", description=__doc__, default_args=CALIBRATION, tags=["afternoon", "P3", "P4"]) as dag:
 
     @task
     def manifest() -> None:

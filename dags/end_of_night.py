@@ -1,8 +1,8 @@
-"""end_of_night: one run for each night, when its manifest has come: account for every file, report, order references."""
+"""end_of_night: one run for each night, when its manifest has come: account for every file, report, start what follows by rule."""
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, task
-from ztfds_tasks import NIGHTLY, library, nid_of_run, of_run
+from ztfds_tasks import NIGHTLY, SCIENCE, library, nid_of_run, of_run
 
 PATIENCE_S = 2 * 3600
 
@@ -24,15 +24,15 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         with library() as context:
             return afternoon.settled(context, of_run("night"), PATIENCE_S)
 
-    references = TriggerDagRunOperator(
-        task_id="references",
-        trigger_dag_id="reference",
-        trigger_run_id="ref_{{ dag_run.conf['night'] }}",
-        conf={"night": "{{ dag_run.conf['night'] }}"},
-        skip_when_already_exists=True,
-    )
+    @task(do_xcom_push=True)
+    def following() -> list[dict[str, object]]:
+        """Name the runs that the trigger rules start after a night."""
+        from ztfds.operations.control import triggers
 
-    @task
+        with library() as context:
+            return triggers.following_runs(context.dsn, "night_settled", of_run("night"))
+
+    @task(pool=SCIENCE)
     def alerts() -> None:
         """Pack the night's public alert packets into one archive and keep it as a product."""
         from ztfds.operations.alertarchive import archive_alerts
@@ -68,6 +68,7 @@ with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["night
         if differences:
             raise AirflowFailException("\n".join(differences))
 
-    complete, written = settled(), report()
+    complete, written, runs = settled(), report(), following()
     manifest() >> complete >> written >> [account(), send()]
-    complete >> [references, alerts()]
+    complete >> [runs, alerts()]
+    TriggerDagRunOperator.partial(task_id="start", skip_when_already_exists=True).expand_kwargs(runs)

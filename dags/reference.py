@@ -1,9 +1,9 @@
 """reference: one run for each night; the queue of references to be made anew, then those that the night has made possible."""
 
 from airflow.sdk import DAG, get_current_context, task
-from ztfds_tasks import BULK, library
+from ztfds_tasks import REFERENCE, library
 
-with DAG("reference", description=__doc__, default_args=BULK, max_active_runs=1, tags=["bulk", "P7"]) as dag:
+with DAG("reference", description=__doc__, default_args=REFERENCE, max_active_runs=1, tags=["bulk", "P7"]) as dag:
 
     @task(do_xcom_push=True)
     def fill_queue() -> list[str]:

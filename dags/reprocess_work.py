@@ -1,9 +1,11 @@
 """reprocess_work: the files of the reprocessing request that comes first, at low priority; started by the forms, or by hand."""
 
 from airflow.sdk import DAG, get_current_context, task
-from ztfds_tasks import BULK, library
+from ztfds_tasks import REPROCESSING, library
 
-with DAG("reprocess_work", description=__doc__, default_args=BULK, max_active_runs=1, tags=["bulk", "D8"]) as dag:
+with DAG(
+    "reprocess_work", description=__doc__, default_args=REPROCESSING, max_active_runs=1, tags=["bulk", "D8"]
+) as dag:
 
     @task(do_xcom_push=True)
     def begin() -> list[dict[str, object]]:

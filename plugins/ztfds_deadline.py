@@ -1,10 +1,10 @@
-"""The deadline of alerts: 10 minutes from the arrival of an exposure. A plugin of its own, so that no other can break it."""
+"""The deadline of alerts, by rule 10 minutes from the arrival of an exposure. A plugin of its own, so that no other can break it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -12,21 +12,37 @@ from airflow.sdk.definitions.deadline import BaseDeadlineReference, deadline_ref
 
 log = logging.getLogger(__name__)
 
+ALERTS_DUE_MIN = 10.0
+"""Where the trigger rules cannot be read [min]."""
+
 
 @deadline_reference()
 class ExposureArrivalDeadline(BaseDeadlineReference):
-    """Counts from ``conf["arrival"]`` of the run; a run without it has no deadline."""
+    """So long after ``conf["arrival"]`` of the run as the trigger rules say; a run without an arrival has no deadline."""
 
     required_kwargs = {"dag_id", "run_id"}
 
     def _evaluate_with(self, *, session: Any, dag_id: str, run_id: str, **_: Any) -> datetime | None:
-        """Look up the arrival of one run."""
+        """Look up the arrival of one run, and how long its DAG may take."""
         from airflow.models import DagRun
         from sqlalchemy import select
 
         query = select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
         arrival = (session.scalar(query) or {}).get("arrival")
-        return datetime.fromisoformat(arrival) if arrival else None
+        minutes = _minutes(dag_id)
+        return datetime.fromisoformat(arrival) + timedelta(minutes=minutes) if arrival and minutes else None
+
+
+def _minutes(dag_id: str) -> float | None:
+    """How long a run of a DAG may take by the rules, min; None: as long as it likes."""
+    try:
+        from ztfds_priority import rules_source
+
+        work = rules_source()().work(dag_id)
+    except Exception:  # whatever it is, the deadline counts
+        log.exception("deadline of %s as shipped", dag_id)
+        return ALERTS_DUE_MIN
+    return work.deadline_min if work else ALERTS_DUE_MIN
 
 
 async def report_late(context: dict[str, Any], **_: Any) -> str:
@@ -66,8 +82,6 @@ async def report_overdue(context: dict[str, Any], **_: Any) -> str:
 
 def _note_overdue(dag_id: str, run_id: str, line: str) -> None:
     """Keep the line among the outcomes."""
-    from datetime import UTC
-
     from ztfds_tasks import library_context
 
     from ztfds.operations.day.outcomes import Outcome, keep

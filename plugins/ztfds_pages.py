@@ -16,11 +16,13 @@ PAGES = {
     "References": "references",
     "Channels": "channels",
     "Run history": "history",
+    "Telemetry": "telemetry",
     "Day tasks": "day",
     "Readiness": "readiness",
     "Coverage": "coverage",
     "Reprocessing": "reprocessing",
     "Changes": "changes",
+    "Rules": "rules",
     "Drills": "drills",
 }
 
@@ -45,6 +47,7 @@ LISTS = {
     "references": "references.references_page",
     "reports": "reports.reports_page",
     "reprocessing": "reprocessing.reprocessing_page",
+    "rules": "rules.rules_page",
 }
 """Pages that need the database alone: route, and module and function below ztfds.operations.pages."""
 KEPT = {"Cache-Control": "private, max-age=3600"}
@@ -110,7 +113,7 @@ def add_nights(app: Any) -> None:
     """Pages of a night or a day, the newest without a number."""
     from fastapi.responses import HTMLResponse
 
-    from ztfds.operations.pages import coverage, history, quality, reports, tonight
+    from ztfds.operations.pages import coverage, history, quality, reports, telemetry, tonight
     from ztfds.survey.camera import get_camera
 
     @app.get("/tonight", response_class=HTMLResponse)
@@ -132,6 +135,10 @@ def add_nights(app: Any) -> None:
     @app.get("/coverage", response_class=HTMLResponse)
     def coverage_page(nid: int | None = None) -> str:
         return coverage.coverage_page(places()["dsn"], nid)
+
+    @app.get("/telemetry", response_class=HTMLResponse)
+    def telemetry_page(nid: int | None = None) -> str:
+        return telemetry.telemetry_page(places()["dsn"], nid)
 
     @app.get("/report/{nid}", response_class=HTMLResponse)
     def report_page(nid: int) -> str:

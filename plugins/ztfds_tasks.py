@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ztfds.operations.context import Context
     from ztfds.operations.day.outcomes import Outcome
 
+SCIENCE = "science"
 LIGHT = "light"
 """Pool of tasks that compute nothing: alerts and states must not wait for a core."""
 FIRST_DELAY_S = 10.0
@@ -52,16 +53,20 @@ class ByConsequence(RetryPolicy):
         return cls()
 
 
-def defaults(queue: str, weight: int) -> dict[str, Any]:
-    """Arguments of every task: one pool, a queue, an absolute weight, retries by consequence.
+WEIGHT_RULE = "ztfds_priority.ByRules"
+"""Weights come from the trigger rules in force; those below count for DAGs without a rule, and where the rules cannot be read."""
 
-    Weights: 1000 what alerts wait for, 100 the night's closing, 10 bulk work. Tasks are short because nothing is pre-empted.
+
+def defaults(queue: str, weight: int) -> dict[str, Any]:
+    """Arguments of every task: one pool, a queue, a weight, retries by consequence.
+
+    Tasks are short because nothing is pre-empted.
     """
     return {
-        "pool": "science",
+        "pool": SCIENCE,
         "queue": queue,
         "priority_weight": weight,
-        "weight_rule": "absolute",
+        "weight_rule": WEIGHT_RULE,
         "retries": 10,
         "retry_delay": timedelta(seconds=FIRST_DELAY_S),
         "retry_policy": ByConsequence(),
@@ -70,8 +75,14 @@ def defaults(queue: str, weight: int) -> dict[str, Any]:
 
 
 REALTIME = defaults("realtime", 1000)
-NIGHTLY = defaults("realtime", 100)
-BULK = defaults("bulk", 10)
+CALIBRATION = defaults("realtime", 900)
+REFERENCE = defaults("bulk", 300)
+NIGHTLY = {**defaults("realtime", 200), "pool": LIGHT}
+"""The night's closing computes little, and must not wait for the references of the night."""
+TELEMETRY = {**defaults("bulk", 150), "pool": LIGHT}
+REPROCESSING = defaults("bulk", 50)
+BULK = defaults("bulk", 40)
+MONTHLY = defaults("bulk", 10)
 DAY = {**defaults("bulk", 50), "pool": "day", "retries": 4, "execution_timeout": timedelta(hours=2)}
 """Operators' day tasks: in a pool of their own, because some last for hours and must hold up neither images nor alerts."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ztfds.config.triggers import TriggerRules
 from ztfds.drills.names import TITLES
 from ztfds.operations.services import airflow, state
 
@@ -20,14 +21,8 @@ pytestmark = pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
-WEIGHTS = {
-    "exposure": 1000,
-    "calibration": 1000,
-    "end_of_night": 100,
-    "reference": 10,
-    "smooth_maps": 10,
-    "reprocess_work": 10,
-}
+WEIGHTS = {work.dag: work.weight for work in TriggerRules().works}
+"""What the files say where the trigger rules cannot be read: the same as the rules with which a survey begins."""
 REALTIME = ("exposure", "calibration", "end_of_night")
 DAY_WEIGHT = 50
 """Every other DAG is a day task: it has a pool of its own and takes no core from the pipelines."""
@@ -74,16 +69,21 @@ def test_a_dag_file_is_one_screen_and_imports_airflow_and_its_helpers_only(file:
     assert imported - allowed <= operators
 
 
-def test_every_task_has_pool_queue_and_absolute_weight(parsed: dict[str, Any]) -> None:
+def test_every_task_has_pool_queue_and_the_weight_of_the_rules(parsed: dict[str, Any]) -> None:
     for dag_id, dag in parsed["dags"].items():
         for task_id, task in dag["tasks"].items():
             where = f"{dag_id}.{task_id}"
             light = dag_id == "exposure" and task_id in ("received", "close")  # alerts that are ready wait for no core
-            light = light or dag_id == "downtime"  # nor does whoever has to stop the work
+            light = light or dag_id in (
+                "downtime",
+                "trigger_rules",
+                "telemetry",
+            )  # nor does whoever has to steer the work
+            light = light or (dag_id == "end_of_night" and task_id != "alerts")  # nor the report for the references
             pool = airflow.LIGHT_POOL if light else airflow.POOL if dag_id in WEIGHTS else airflow.DAY_POOL
             assert task["pool"] == pool, where
             assert task["weight"] == WEIGHTS[dag_id] if dag_id in WEIGHTS else DAY_WEIGHT <= task["weight"] < 100, where
-            assert task["rule"] == "absolute", where
+            assert task["rule"] == "ztfds_priority.ByRules", where
             assert task["queue"] == ("realtime" if dag_id in REALTIME else "bulk"), where
             assert task["policy"] == "ByConsequence", where
 
@@ -94,13 +94,13 @@ def test_the_exposure_is_mapped_by_ccd_closed_in_any_case_and_has_a_deadline(par
     assert dag["tasks"]["process_ccd"]["mapped"]
     assert dag["tasks"]["process_ccd"]["downstream"] == ["close"]
     assert dag["tasks"]["close"]["trigger_rule"] == "all_done"
-    assert dag["deadlines"] == [600.0]
+    assert dag["deadlines"] == [0.0], "the reference counts: trigger rules"
 
 
 def test_the_night_is_reported_and_accounted_for_after_everything_has_settled(parsed: dict[str, Any]) -> None:
     tasks = parsed["dags"]["end_of_night"]["tasks"]
     assert tasks["manifest"]["downstream"] == ["settled"]
-    assert tasks["settled"]["downstream"] == ["alerts", "references", "report"]
+    assert tasks["settled"]["downstream"] == ["alerts", "following", "report"]
     assert tasks["report"]["downstream"] == ["account", "send"]
 
 

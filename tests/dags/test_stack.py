@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ztfds.config.triggers import TriggerRules
+from ztfds.operations.control.triggers import ASK_EVERY_S, FILE
 from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.operations.services import airflow, kafka, stack, supervise
 from ztfds.operations.services.rest import AirflowApi
@@ -116,6 +118,67 @@ def test_a_late_exposure_is_noticed(up: State, api: AirflowApi) -> None:
 
     assert supervise.wait_until(noticed, 90, 1.0)
     api.call("PATCH", f"/api/v2/dags/exposure/dagRuns/{name}", {"state": "failed"})
+
+
+def weight(api: AirflowApi, run_id: str, dag_id: str = "exposure", task_id: str = "received") -> int:
+    _, answer = api.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}")
+    return int(answer["priority_weight"])
+
+
+def change_rules(api: AirflowApi, run_id: str, **form: Any) -> None:
+    """Fill in the operators' form and wait for its line of outcome."""
+    form = {**form, "author": "Ada", "reason": "to see that it counts"}
+    assert api.trigger("trigger_rules", run_id, form)
+    supervise.wait_until(lambda: run_of(api, "trigger_rules", run_id)["state"] in ("success", "failed"), 60, 0.5)
+    assert run_of(api, "trigger_rules", run_id)["state"] == "success"
+
+
+def begun_first(api: AirflowApi, number: int) -> str:
+    """Let an exposure and an end of night wait for the same pool; tell which of them gets it first when it opens."""
+    api.ensure_pool(airflow.LIGHT_POOL, 0)
+    name, night = f"ztf_2026112{number}000009", f"eon_2026112{number}"
+    conf_night = {"night": night[4:], "manifest": "none.json", "files": []}
+    assert api.trigger("exposure", name, conf(name), partition_key=name)
+    assert api.trigger("end_of_night", night, conf_night)
+    firsts = (("exposure", name, "received"), ("end_of_night", night, "manifest"))
+
+    def task(dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        return dict(api.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}")[1])
+
+    assert supervise.wait_until(lambda: all(task(*one)["state"] == "scheduled" for one in firsts), 60, 0.5)
+    api.ensure_pool(airflow.LIGHT_POOL, 1)
+    assert supervise.wait_until(lambda: all(task(*one)["start_date"] for one in firsts), 90, 0.5)
+    order = sorted(firsts, key=lambda one: task(*one)["start_date"])
+    api.ensure_pool(airflow.LIGHT_POOL, airflow.LIGHT_SLOTS)
+    api.call("PATCH", f"/api/v2/dags/end_of_night/dagRuns/{night}", {"state": "failed"})
+    return order[0][0]
+
+
+def test_a_change_of_the_rules_turns_the_order_of_waiting_work_round(up: State, api: AirflowApi) -> None:
+    assert begun_first(api, 1) == "exposure"
+    assert (weight(api, "ztf_20261121000009"), weight(api, "eon_20261121", "end_of_night", "manifest")) == (1000, 200)
+    change_rules(api, "reverse", works=[{"dag": "end_of_night", "weight": 2000}])
+    time.sleep(ASK_EVERY_S + 1)
+    assert begun_first(api, 2) == "end_of_night", "no restart, no new file"
+    assert (weight(api, "ztf_20261122000009"), weight(api, "eon_20261122", "end_of_night", "manifest")) == (1000, 2000)
+    change_rules(api, "back", version=-1)
+
+
+def test_what_a_rule_switches_off_waits_in_the_inbox(up: State, api: AirflowApi) -> None:
+    change_rules(api, "off", triggers=[{"name": "others", "enabled": False}])
+    time.sleep(ASK_EVERY_S + 1)
+    before = {run["dag_run_id"] for run in api.runs("exposure", "unnamed__")}
+    partial = up.home / "inbox" / "another.txt.part"
+    partial.write_text("hello")
+    partial.rename(partial.with_suffix(""))
+    time.sleep(3)
+    assert {run["dag_run_id"] for run in api.runs("exposure", "unnamed__")} == before
+    assert (up.home / "inbox" / "another.txt").exists()
+    change_rules(api, "on", triggers=[{"name": "others", "enabled": True}])
+    assert supervise.wait_until(lambda: len(api.runs("exposure", "unnamed__")) > len(before), 60, 0.5)
+    assert TriggerRules.model_validate_json((up.home / FILE).read_text()) == TriggerRules(), (
+        "kept for a start without a database"
+    )
 
 
 def test_after_a_kill_of_the_scheduler_a_start_brings_back_what_is_missing(up: State, api: AirflowApi) -> None:

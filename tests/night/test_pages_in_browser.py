@@ -17,7 +17,9 @@ from ztfds.drills.sandbox import Sandbox
 from ztfds.operations.services import airflow
 from ztfds.registry import database
 
-PAGES = ("tonight", "alarms", "reports", "references", "channels", "drills", "quality", "coverage", "channel/22", "day")
+PAGES = (
+    "tonight", "alarms", "reports", "references", "channels", "telemetry", "rules", "drills", "quality", "coverage", "channel/22", "day",
+)  # fmt: skip
 needs_chromium = pytest.mark.skipif(
     BINARY is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )

@@ -282,3 +282,15 @@ def test_unknown_fault_is_refused() -> None:
             faults.Fault.parse(text)
     assert faults.Fault.parse("late@3:7").hits(3, 7) and not faults.Fault.parse("late@3:7").hits(3, 6)
     assert faults.Fault.parse("late@3").hits(3, 6)
+
+
+def test_telemetry_is_sent_beside_the_exposures_and_listed_in_the_manifest(plan: Plan, tmp_path: Path) -> None:
+    from ztfds.formats.telemetry import read_telemetry
+
+    done = night.simulate(
+        tmp_path / "inbox", None, None, plan, 0, accelerate=math.inf, parts=(night.NIGHT,), telemetry=True
+    )
+    sheets = sorted((tmp_path / "inbox").glob("*_telemetry.ecsv"))
+    assert sheets and {path.name for path in sheets} < {entry.name for entry in done.manifest}
+    assert done.files == len(done.manifest) == 8 + len(sheets)
+    assert all(read_telemetry(path) for path in sheets)

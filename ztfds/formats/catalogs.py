@@ -152,6 +152,11 @@ class StaticCatalogs:
         """Pan-STARRS1 objects in a circle, as `gaia`: ndarray of PS1_DTYPE sorted by distance, or `MissingCatalog`."""
         return self._cone("ps1", ra, dec, radius_deg, _PS1_COLUMNS, PS1_DTYPE)
 
+    @staticmethod
+    def empty(kind: str) -> np.ndarray:
+        """No rows of one kind, ``gaia`` or ``ps1``."""
+        return np.empty(0, GAIA_DTYPE if kind == "gaia" else PS1_DTYPE)
+
     def check(self) -> dict[str, int]:
         """Open every file once, before work begins.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from astropy.io import fits
 
@@ -23,7 +24,12 @@ _TEXT_KEYWORDS = frozenset({"IMGTYPE"})
 _DAY_S = 86400.0
 
 
-def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None) -> RawCcd:
+def verify(
+    path: Path | str,
+    camera: Camera,
+    config: IngestConfig | None = None,
+    off_grid: Mapping[int, fields.Field] = MappingProxyType({}),
+) -> RawCcd:
     """Read a raw CCD file and check everything that can be checked without the database.
 
     In this order: the name follows the rules; the file is whole FITS; its checksums are right; there are four quadrants
@@ -40,6 +46,8 @@ def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None)
         Which CCDs and what size of quadrants to expect.
     config : IngestConfig, optional
         Tolerances.
+    off_grid : mapping of int to Field
+        Fields that were prepared although they are not in the grid.
 
     Returns
     -------
@@ -62,7 +70,8 @@ def verify(path: Path | str, camera: Camera, config: IngestConfig | None = None)
         check_labels(raw, camera, config)
         if name.imgtypecode == "o":
             header = raw.header
-            fields.check_pointing(name.field, header["RAD"], header["DECD"], config.pointing_tolerance_deg)
+            pointing = (header["RAD"], header["DECD"], config.pointing_tolerance_deg)
+            fields.check_pointing(name.field, *pointing, off_grid)
     except ZtfdsError as error:
         raise error.located(exposure=name.exposure, step="ingest") from error.__cause__
     logger.info("%s verified: %d HDUs with right checksums", path.name, raw.checksummed)

@@ -11,20 +11,24 @@ from typing import Any
 
 from ztfds.operations.context import Context
 from ztfds.registry import database
-from ztfds.survey.states import CcdState
+from ztfds.survey.states import CcdState, TelemetryState
 
 logger = logging.getLogger(__name__)
 
 _SENT_AND_SEEN = """
     select m.filename, m.sha256 as sent_sha256, m.bytes as sent_bytes, a.part,
            r.verdict, r.sha256 as received_sha256, r.reason as receipt_reason,
-           c.state, c.reason, c.exposure, c.ingested, c.path, c.bytes as archived_bytes, e.imgtype
+           coalesce(c.state, t.state) as state, coalesce(c.reason, t.reason) as reason, c.exposure,
+           coalesce(c.ingested, t.ingested) as ingested, coalesce(c.path, t.path) as path,
+           coalesce(c.bytes, t.bytes) as archived_bytes,
+           coalesce(e.imgtype, case when t.filename is not null then 'telemetry' end) as imgtype
       from manifest_files m
       join manifests a on a.manifest_id = m.manifest_id and not a.superseded
       left join lateral (select verdict, sha256, reason from receipts r where r.filename = m.filename
                           order by verdict = 'accepted' desc, receipt_id desc limit 1) r on true
       left join ccdfiles c on c.filename = m.filename
       left join exposures e on e.exposure = c.exposure
+      left join telemetry_files t on t.filename = m.filename
      where a.nid = %s
      order by m.filename"""
 
@@ -34,7 +38,12 @@ _UNANNOUNCED = """
      where e.nid = %s and c.state <> 'missing'
        and not exists (select 1 from manifest_files m join manifests a using (manifest_id)
                         where m.filename = c.filename and not a.superseded)
-     order by c.filename"""
+     union all
+    select t.filename, t.state, t.reason from telemetry_files t
+     where t.nid = %s and t.state <> 'missing'
+       and not exists (select 1 from manifest_files m join manifests a using (manifest_id)
+                        where m.filename = t.filename and not a.superseded)
+     order by 1"""
 
 _PRODUCTS = "select kind, path, bytes from products where nid = %s and vbest > 0"
 
@@ -63,7 +72,7 @@ class Account:
         Night number.
     sent, received, ingested, processed, archived, quarantined : int
         Numbers of files of the manifests; `processed` counts files in a final state with products (calibration
-        frames: ingested and archived).
+        frames and telemetry: ingested and archived).
     lost : int
         Files of the manifests that never arrived.
     duplicated : int
@@ -126,7 +135,7 @@ def account(context: Context, nid: int) -> Account:
     night = _night_pattern(nid)
     with database.transaction(context.dsn) as cursor:
         files = database.rows(cursor, _SENT_AND_SEEN, (nid,))
-        unannounced = database.rows(cursor, _UNANNOUNCED, (nid,))
+        unannounced = database.rows(cursor, _UNANNOUNCED, (nid, nid))
         products = database.rows(cursor, _PRODUCTS, (nid,))
         extras = database.rows(cursor, _EXTRAS, (nid, night))
         doubled = database.rows(cursor, _DOUBLED, (night,))[0]["n"]
@@ -166,7 +175,7 @@ def _state_of(row: dict[str, Any]) -> str:
 
 def _count_file(result: Account, row: dict[str, Any], archive: Path) -> None:
     """Add one file of the manifests to the counts and say what is wrong with it."""
-    name, state = row["filename"], CcdState(_state_of(row))
+    name, state = row["filename"], _state_of(row)
     if row["verdict"] is None:
         result.lost += 1
         result.differences.append(f"{name}: sent but never received")
@@ -180,10 +189,13 @@ def _count_file(result: Account, row: dict[str, Any], archive: Path) -> None:
     if row["sent_sha256"] and row["received_sha256"] != row["sent_sha256"]:
         result.differences.append(f"{name}: its checksum differs from the manifest's")
     _count_archived(result, row, archive)
-    calibration_frame = row["imgtype"] not in (None, "o")
-    if state in (CcdState.processed, CcdState.calibrated) or (calibration_frame and state is CcdState.ingested):
+    used_as_it_is = row["imgtype"] not in (None, "o")  # calibration frames and telemetry
+    if state in (CcdState.processed, CcdState.calibrated) or (used_as_it_is and state == CcdState.ingested):
         result.processed += 1
-    elif state is CcdState.bad:
+    elif state == TelemetryState.late:
+        result.processed += 1
+        result.notes.append(f"{name}: late: it came after the manifest of its night")
+    elif state == CcdState.bad:
         result.processed += 1
         result.notes.append(f"{name}: bad: {row['reason']}")
     else:

@@ -22,6 +22,7 @@ from ztfds.formats.atomic import Written, sha256_of
 from ztfds.formats.images import read_image, write_image
 from ztfds.formats.manifests import Manifest, read_manifest
 from ztfds.formats.raw import RawQuadrant, read_raw
+from ztfds.operations import telemetry
 from ztfds.operations.context import Context
 from ztfds.operations.receive import FIRST_NIGHT, exposure_values, identity, move
 from ztfds.registry import calibrations, exposures, receipts
@@ -495,11 +496,12 @@ _OPEN_FILES = """
     select m.filename, c.filename is not null or r.n > 0 as came
     from manifest_files m join manifests a on a.manifest_id = m.manifest_id and not a.superseded
     left join ccdfiles c on c.filename = m.filename left join exposures e using (exposure)
+    left join telemetry_files t on t.filename = m.filename
     left join lateral (select count(*) as n from receipts r where r.filename = m.filename) r on true
     where a.nid = %(nid)s and (%(part)s = 'night' or a.part = %(part)s)
         and not (coalesce(c.state, '') in ('processed', 'calibrated', 'bad', 'failed', 'quarantined', 'missing')
         or (coalesce(c.state, '') = 'ingested' and (e.imgtype <> 'o' or c.error_code is not null))
-        or (c.filename is null and r.n > 0))"""
+        or (c.filename is null and r.n > 0) or coalesce(t.state, '') = 'missing')"""
 
 _OPEN_EXPOSURES = """
     select exposure from exposures e where nid = %(nid)s and imgtype = 'o'
@@ -518,4 +520,5 @@ def mark_missing(context: Context, filenames: Sequence[str]) -> int:
         if name.nid < FIRST_NIGHT:
             continue
         files.append({**exposure_values(context, name, None, None), "ccdid": name.ccdid, "filename": filename})
-    return exposures.mark_missing(context.dsn, files) if files else 0
+    marked = exposures.mark_missing(context.dsn, files) if files else 0
+    return marked + telemetry.mark_missing(context.dsn, filenames)

@@ -20,8 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from ztfds.config.triggers import BY_NAME, Trigger, TriggerRules
 from ztfds.survey.errors import BadName, ConfigurationError, ServiceDown
-from ztfds.survey.names import RawName, parse_manifest_filename
+from ztfds.survey.names import RawName, parse_manifest_filename, parse_telemetry_filename
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ IN_A_ROW = 3
 """So many groups that fail one after the other end a sweep: Airflow is probably away, and each may cost a timeout."""
 STRANGE = (LookupError, TypeError, ValueError, AttributeError)
 """What comes of an answer that is not of the form that Airflow promises; it must not end the watcher."""
+
+PARTITIONED = "exposure"
+"""The DAG whose runs are partitioned by exposure."""
 
 Key = tuple[str, str]
 """DAG and name of the run that a group of files belongs to."""
@@ -144,6 +148,8 @@ class Watcher:
         Whether the last tries have all failed, so that the next success ends an interruption.
     held : callable
         Tells whether a downtime holds new work: then nothing is sent, and files wait in the inbox.
+    rules : callable
+        Tells the trigger rules in force: which DAG takes what, in which order.
     """
 
     inbox: Path
@@ -155,6 +161,7 @@ class Watcher:
     pauses: dict[Key, Pause] = field(default_factory=dict)
     away: bool = False
     held: Callable[[], bool] = lambda: False
+    rules: Callable[[], TriggerRules] = TriggerRules
 
     def scan(self, now: float) -> list[Arrival]:
         """List the complete files that have not been sent, and forget what has left the inbox.
@@ -185,34 +192,36 @@ class Watcher:
         """Whether a file will not change any more."""
         return entry.complete_by_rename or now - entry.ctime_ns * 1e-9 >= self.settle_s
 
-    def groups(self, files: Iterable[Arrival]) -> dict[Key, list[Arrival]]:
-        """Group files by DAG and name of the run that they belong to."""
-        groups: dict[Key, list[Arrival]] = {}
-        for entry in files:
-            groups.setdefault(destination(entry), []).append(entry)
-        return groups
-
     def due(self, now: float) -> list[tuple[Key, list[Arrival]]]:
         """Groups that are ready to be sent, in the order in which they should be.
 
-        First what has not failed before. Then the calibration frames and the calibration manifests, because science of a first
-        night cannot begin without them; then on-sky exposures, then files with other names, then manifests of nights; of
-        each kind the newest first.
+        First what has not failed before; then by the order of the trigger rules; of each kind the newest first, or the oldest
+        where the rule says so.
         """
-        groups = self.groups(self.scan(now))
+        rules = self.rules()
+        groups: dict[Key, list[tuple[Trigger, Arrival]]] = {}
+        for entry in self.scan(now):
+            event, base = destination(entry)
+            rule = rules.of(event)
+            if rule.enabled:
+                groups.setdefault((rule.dag, base), []).append((rule, entry))
         self.pauses = {key: pause for key, pause in self.pauses.items() if key in groups}
-        ready = [(key, files) for key, files in groups.items() if self._ready(key, files, now)]
+        ready = [(key, _last(group), [entry for _, entry in group]) for key, group in groups.items()]
+        ready = [item for item in ready if self._ready(*item, now)]
         newest_first = sorted(ready, key=lambda item: item[0][1], reverse=True)
-        return sorted(newest_first, key=lambda item: (item[0] in self.pauses, rank(*item)))
+        in_time = [item for item in newest_first if item[1].newest_first]
+        in_time += [item for item in reversed(newest_first) if not item[1].newest_first]
+        in_order = sorted(in_time, key=lambda item: (item[0] in self.pauses, item[1].order))
+        return [(key, files) for key, _, files in in_order]
 
-    def _ready(self, key: Key, files: list[Arrival], now: float) -> bool:
+    def _ready(self, key: Key, rule: Trigger, files: list[Arrival], now: float) -> bool:
         """Whether a group waits neither for its next try nor for files: whole, or out of patience, or a latecomer."""
-        dag_id, base = key
         if key in self.pauses and now < self.pauses[key].until:
             return False
-        if dag_id != "exposure" or base.startswith("unnamed") or base in self.begun or len(files) >= self.expected:
+        if not BY_NAME[rule.event].grouped or key[1] in self.begun or len(files) >= self.expected:
             return True
-        return now - min(entry.ctime_ns for entry in files) * 1e-9 >= self.patience_s
+        patience_s = self.patience_s if rule.patience_s is None else rule.patience_s
+        return now - min(entry.ctime_ns for entry in files) * 1e-9 >= patience_s
 
     def done(self, key: Key, files: Iterable[Arrival]) -> None:
         """Note that Airflow has a group; after an interruption the others need not wait any longer."""
@@ -233,24 +242,22 @@ class Watcher:
         return self.pauses[key]
 
 
-def rank(key: Key, files: list[Arrival]) -> int:
-    """Order of sending by kind: calibration frames, their manifest, on-sky exposures, other names, manifest of the night."""
-    dag_id, base = key
-    if dag_id != "exposure":
-        return 1 if dag_id == "calibration" else 4
-    if base.startswith("unnamed"):
-        return 3
-    return 0 if all(RawName.parse(entry.name).is_calibration for entry in files) else 2
+def _last(group: list[tuple[Trigger, Arrival]]) -> Trigger:
+    """The rule of a group: of several the one that is sent last, as for an exposure with a calibration frame in it."""
+    return max((rule for rule, _ in group), key=lambda rule: rule.order)
 
 
-def destination(entry: Arrival) -> Key:
-    """Tell the DAG and the name of the run that a file belongs to."""
+def destination(entry: Arrival) -> tuple[str, str]:
+    """Tell what event a file is, and the name of the run that it belongs to."""
     with suppress(BadName):
         night, part = parse_manifest_filename(entry.name)
-        return ("calibration", f"cal_{night}") if part == "calibration" else ("end_of_night", f"eon_{night}")
+        return ("calibration_manifest", f"cal_{night}") if part == "calibration" else ("night_manifest", f"eon_{night}")
     with suppress(BadName):
-        return "exposure", RawName.parse(entry.name).exposure
-    return "exposure", f"unnamed__{digest([entry])}"
+        name = RawName.parse(entry.name)
+        return "calibration_frame" if name.is_calibration else "sky_exposure", name.exposure
+    with suppress(BadName):
+        return "telemetry_file", "tel_{}_{}".format(*parse_telemetry_filename(entry.name))
+    return "other_file", f"unnamed__{digest([entry])}"
 
 
 def digest(files: Iterable[Arrival]) -> str:
@@ -263,9 +270,9 @@ def build_run(dag_id: str, run_id: str, base: str, files: list[Arrival]) -> Run:
     """Describe the run of a group of files; its arrival is that of the first of them."""
     arrival = datetime.fromtimestamp(min(entry.ctime_ns for entry in files) * 1e-9, UTC).isoformat()
     conf: dict[str, Any] = {"arrival": arrival, "files": [entry.as_conf() for entry in files]}
-    if dag_id == "exposure":
-        return Run(dag_id, run_id, {**conf, "exposure": base}, partition_key=base)
-    return Run(dag_id, run_id, {**conf, "manifest": files[-1].name, "night": base.split("_")[1]})
+    if base.startswith(("cal_", "eon_", "tel_")):
+        return Run(dag_id, run_id, {**conf, "manifest": files[-1].name, "night": base.split("_")[1]})
+    return Run(dag_id, run_id, {**conf, "exposure": base}, partition_key=base if dag_id == PARTITIONED else None)
 
 
 def send(api: Api, key: Key, files: list[Arrival]) -> Run | None:
@@ -375,6 +382,7 @@ def watch(watcher: Watcher, api: Api, stopped: threading.Event, interval_s: floa
 
 def main(home: Path, camera: str, patience_s: float) -> None:
     """Watch the inbox of a home folder with the account that `ztfds services start` made, until SIGTERM or Ctrl-C."""
+    from ztfds.operations.control.triggers import FILE, Source
     from ztfds.operations.day.downtime import Hold
     from ztfds.operations.postgres import EmbeddedPostgres
     from ztfds.operations.services.rest import AirflowApi
@@ -389,6 +397,7 @@ def main(home: Path, camera: str, patience_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     threading.Thread(target=watch_of(state).run, args=(stopped,), name="watch", daemon=True).start()
-    hold = Hold(EmbeddedPostgres(home).dsn("ztf_reader"))
-    watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s, held=hold)
+    dsn = EmbeddedPostgres(home).dsn("ztf_reader")
+    hold, rules = Hold(dsn), Source(dsn, state.home / FILE, keeps=True)
+    watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s, held=hold, rules=rules)
     watch(watcher, AirflowApi(state.api_url, "ingestd", state.passwords["ingestd"]), stopped)

@@ -32,7 +32,7 @@ from ztfds.registry import exposures, products, receipts
 from ztfds.registry.database import Cursor, insert, json_safe, rows, transaction
 from ztfds.registry.products import Step, Subject
 from ztfds.registry.runner import Meter, package_version, sync_folder
-from ztfds.survey import ids, names
+from ztfds.survey import fields, ids, names
 from ztfds.survey.errors import (
     BadData,
     BadName,
@@ -218,7 +218,7 @@ def _name_of(filename: str) -> RawName | None:
 def _verified(context: Context, path: Path) -> tuple[RawCcd | None, BadData | None]:
     """The verified content of a file, or what is wrong with it."""
     try:
-        raw = verify(path, context.camera, context.config.ingest)
+        raw = verify(path, context.camera, context.config.ingest, _off_grid(context, path.name))
     except BadData as error:
         return None, error
     except FilesMissing as error:
@@ -226,6 +226,14 @@ def _verified(context: Context, path: Path) -> tuple[RawCcd | None, BadData | No
     if raw.name.nid < FIRST_NIGHT:
         return None, BadName(f"{path.name} is of a night before the survey began ({ids.night_date(FIRST_NIGHT)})")
     return raw, None
+
+
+def _off_grid(context: Context, filename: str) -> dict[int, fields.Field]:
+    """Prepared fields off the grid, for a file that claims to be of one."""
+    name = _name_of(filename)
+    if name is None or name.imgtypecode != "o" or name.field in fields.all_fields():
+        return {}
+    return exposures.off_grid_fields(context.dsn)
 
 
 def _known(context: Context, filename: str) -> Received:

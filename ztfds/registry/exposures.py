@@ -10,6 +10,7 @@ import psycopg2.extras
 
 from ztfds.registry.database import Cursor, fetch_all, fetch_one, plain, rows, transaction
 from ztfds.survey.errors import ConfigurationError
+from ztfds.survey.fields import Field
 from ztfds.survey.states import CcdState, ExposureState, exposure_state
 
 STAGES = ("ingested", "calibrated", "differenced", "processed")
@@ -234,3 +235,9 @@ def reached_stage(row: Mapping[str, Any]) -> str:
     """Last stage that an exposure has reached, from its row: arrived, ingested, calibrated, differenced, ... ."""
     reached = [stage for stage in (*STAGES, "published") if row.get(stage) is not None]
     return reached[-1] if reached else "arrived"
+
+
+def off_grid_fields(dsn: str) -> dict[int, Field]:
+    """Fields that are not on the grid and were prepared all the same, by number."""
+    found = fetch_all(dsn, "select field, ra, dec from prepared_fields")
+    return {row["field"]: Field(row["field"], row["ra"], row["dec"]) for row in found}

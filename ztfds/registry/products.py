@@ -168,23 +168,38 @@ def register_document(
         product_id.
     """
     path = written.path.resolve().relative_to(Path(archive).resolve()).as_posix()
-    provenance = hashlib.sha256(f"{kind}/{dataset}/{written.sha256}".encode()).hexdigest()
-    step = Step("report", "1")
     with transaction(dsn) as cursor:
         cursor.execute("select ensure_night(%s)", (nid,))
-        version = next_version(cursor, dataset)
-        if before := by_provenance(cursor, provenance):
-            return int(before[kind]["product_id"])
-        note_versions(cursor, step, f"{step.name}/{step.version}", None)
-        file = {"filename": written.path.name, "path": path, "bytes": written.bytes, "sha256": written.sha256}
-        values = {"provenance_id": provenance, "kind": kind, "step": step.name, "version": version, **file}
-        values |= {"meta": dict(meta)} if meta else {}
-        row = register(
-            cursor,
-            Subject(dataset, nid=nid, programid=programid),
-            {**values, "swversion": f"{step.name}/{step.version}"},
-        )
-        return int(row["product_id"])
+        return register_file(cursor, kind, dataset, nid, written, path, meta=meta, programid=programid)
+
+
+def register_file(
+    cursor: Cursor,
+    kind: str,
+    dataset: str,
+    nid: int | None,
+    written: Written,
+    path: str,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    programid: int | None = None,
+) -> int:
+    """Register a file that no step made, inside the registering transaction; the same content again is the same product.
+
+    Parameters are those of `register_document`; `path` is its place below the archive root.
+    """
+    provenance = hashlib.sha256(f"{kind}/{dataset}/{written.sha256}".encode()).hexdigest()
+    step = Step("report", "1")
+    version = next_version(cursor, dataset)
+    if before := by_provenance(cursor, provenance):
+        return int(before[kind]["product_id"])
+    note_versions(cursor, step, f"{step.name}/{step.version}", None)
+    file = {"filename": written.path.name, "path": path, "bytes": written.bytes, "sha256": written.sha256}
+    values = {"provenance_id": provenance, "kind": kind, "step": step.name, "version": version, **file}
+    values |= {"meta": dict(meta)} if meta else {}
+    subject = Subject(dataset, nid=nid, programid=programid)
+    row = register(cursor, subject, {**values, "swversion": f"{step.name}/{step.version}"})
+    return int(row["product_id"])
 
 
 def restore(cursor: Cursor, product_id: int, path: str, size: int, sha256: str) -> None:

@@ -26,10 +26,11 @@ from ztfds.formats.manifests import write_manifest as write_manifest_file
 from ztfds.formats.raw import RawQuadrant, write_raw
 from ztfds.simulator import events
 from ztfds.simulator.exposure import Rendered, detector_of, render
-from ztfds.simulator.faults import Delivery, Fault, apply, extra_cloud
+from ztfds.simulator.faults import Delivery, Fault, apply, extra_cloud, listed
 from ztfds.simulator.headers import iso_time, primary_header, quadrant_header
 from ztfds.simulator.minorplanets import write_orbits
 from ztfds.simulator.schedule import Conditions, Plan, PlannedExposure, conditions, make_plan
+from ztfds.simulator.telemetry import Sheet, write_night
 from ztfds.simulator.truth import to_table, write_catalogs, write_truth
 from ztfds.survey.camera import get_camera, rcid
 
@@ -238,7 +239,7 @@ class _Post:
         while True:
             due = self._queue[0][0] if self._queue else math.inf
             if due <= self.now():
-                self._send(heapq.heappop(self._queue)[2])
+                self.send(heapq.heappop(self._queue)[2])
             elif self.now() >= moment:
                 return
             else:
@@ -252,7 +253,7 @@ class _Post:
         if delivery.delay_s > 0:
             self._later(moment + delivery.delay_s, delivery.path)
         else:
-            self._send(delivery.path)
+            self.send(delivery.path)
         for k, path in enumerate([*copies, *([delivery.conflicting] if delivery.conflicting else [])]):
             self._later(moment + (k + 1) * again_after, path)
 
@@ -267,7 +268,7 @@ class _Post:
         self._count += 1
         heapq.heappush(self._queue, (moment, self._count, path))
 
-    def _send(self, path: Path) -> None:
+    def send(self, path: Path) -> None:
         """Move a file into the inbox, giving the receiver some time to take an earlier one of the same name away."""
         target, deadline = self.inbox / path.name, time.monotonic() + self.patience_s
         while target.exists() and time.monotonic() < deadline:
@@ -282,7 +283,7 @@ class _Post:
             if math.isfinite(self.accelerate):
                 self.wait_until(self._queue[0][0])
             else:
-                self._send(heapq.heappop(self._queue)[2])
+                self.send(heapq.heappop(self._queue)[2])
 
 
 def simulate(
@@ -300,6 +301,7 @@ def simulate(
     prepare_first: bool = False,
     parts: Sequence[str] = (CALIBRATION, NIGHT),
     patience_s: float = 30.0,
+    telemetry: bool = False,
 ) -> Sent:
     """Let the mountain send one night of the plan.
 
@@ -328,12 +330,14 @@ def simulate(
         'calibration' and/or 'night'; each ends with its manifest.
     patience_s : float
         How long a file waits for one of its name to be taken from the inbox before it replaces it.
+    telemetry : bool
+        Whether readings of telescope and weather are sent beside the exposures of the night.
 
     Returns
     -------
     Sent
     """
-    listed: list[ManifestFile] = []
+    told: list[ManifestFile] = []
     chosen = tuple(Fault.parse(f) if isinstance(f, str) else f for f in faults)
     if catalogs is not None:
         write_catalogs(Path(catalogs), plan)
@@ -348,6 +352,7 @@ def simulate(
         mine = [e for e in wanted if (e.kind == "o") == (part == NIGHT)]
         if part not in parts or not mine:
             continue
+        beside = write_night(staging_folder(post.inbox), plan, night_index) if telemetry and part == NIGHT else []
         entries = _send_part(
             post,
             plan,
@@ -359,9 +364,10 @@ def simulate(
             workers,
             prepare_first,
             _reporter(progress, done, len(wanted), part),
+            beside,
         )
         write_manifest(inbox, plan, night_index, part, entries)
-        listed += entries
+        told += entries
         done += len(mine)
     post.flush()
     shutil.rmtree(staging_folder(Path(inbox)), ignore_errors=True)
@@ -372,7 +378,7 @@ def simulate(
         post.files,
         post.bytes / 1e6,
     )
-    return Sent(len(wanted), post.files, post.bytes, tuple(listed))
+    return Sent(len(wanted), post.files, post.bytes, tuple(told))
 
 
 def _reporter(progress: Progress | None, done: int, total: int, part: str) -> Callable[[int], None]:
@@ -394,8 +400,9 @@ def _send_part(
     workers: int,
     prepare_first: bool,
     report: Callable[[int], None],
+    beside: Sequence[Sheet] = (),
 ) -> list[ManifestFile]:
-    """Send the exposures of one part, each at its time; returns the manifest's entries."""
+    """Send the exposures of one part, each at its time, and telemetry when it is complete; returns the manifest's entries."""
     rendered: Iterable[tuple[int, list[Delivery]]] = _rendered(
         plan, [e.index for e in exposures], staging_folder(post.inbox), plan.camera.ccdids, truth, faults, workers
     )
@@ -404,17 +411,27 @@ def _send_part(
     entries: list[ManifestFile] = []
     post.start = time.monotonic()
     again_after = 2.0 * (cadence_s or 45.0)
+    sheets = deque(beside)
     for k, (index, deliveries) in enumerate(rendered):
         moment = 0.0
         if part == NIGHT:
             elapsed = (plan.exposures[index].jd - exposures[0].jd) * 86400.0
             moment = k * cadence_s if cadence_s is not None else elapsed
             post.wait_until(moment)
+        while sheets and sheets[0].end_jd < plan.exposures[index].jd:
+            entries.append(_send_sheet(post, sheets.popleft()))
         for delivery in deliveries:
             post.post(delivery, moment, again_after)
             entries.append(delivery.manifest)
         report(k + 1)
-    return entries
+    return entries + [_send_sheet(post, sheet) for sheet in sheets]
+
+
+def _send_sheet(post: _Post, sheet: Sheet) -> ManifestFile:
+    """Send a file of telemetry; returns its entry in the manifest."""
+    entry = listed(sheet.path)
+    post.send(sheet.path)
+    return entry
 
 
 def simulate_command(
@@ -436,6 +453,7 @@ def simulate_command(
         list[str] | None, typer.Option(help="Fault to inject, e.g. truncated@12:6; may be repeated.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Rendering processes.")] = 1,
+    telemetry: Annotated[bool, typer.Option(help="Send readings of telescope and weather too.")] = True,
 ) -> None:
     """Let a simulated mountain send raw CCD files into FOLDER/inbox."""
     plan = make_plan(
@@ -467,6 +485,7 @@ def simulate_command(
             faults=fault or (),
             progress=progress,
             workers=workers,
+            telemetry=telemetry,
         )
         typer.echo(
             f"night {plan.dates[index]}: {sent.exposures} exposures, {sent.files} files, {sent.bytes / 1e6:.0f} MB"

@@ -226,7 +226,7 @@ class Rehearsal:
             self._check_time(staged.name)
             self._check_mountain(done)
             time.sleep(0.2)
-        for path in staged.glob("*manifest.json"):
+        for path in [*sorted(staged.glob("*_telemetry.ecsv")), *staged.glob("*manifest.json")]:
             path.rename(inbox / path.name)
 
     def _check_time(self, what: str) -> None:
@@ -342,7 +342,7 @@ def render_nights(size: Size, mountain: Path, truth: Path) -> None:
     for index in range(len(plan.dates)):
         for part in (night.CALIBRATION, night.NIGHT):
             folder = staging(mountain, index, part)
-            night.simulate(folder, None, truth, plan, index, accelerate=math.inf, parts=(part,))
+            night.simulate(folder, None, truth, plan, index, accelerate=math.inf, parts=(part,), telemetry=True)
 
 
 def ready_exposures(folder: Path, ccds: int) -> list[list[Path]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from types import MappingProxyType
 
 import numpy as np
 
@@ -98,8 +100,23 @@ def nearest(ra: float, dec: float, grid: int | None = None) -> tuple[Field, floa
     return field, separation_deg(ra, dec, field.ra, field.dec)
 
 
-def check_pointing(fieldid: int, ra: float, dec: float, tolerance_deg: float = POINTING_TOLERANCE_DEG) -> Field:
+def check_pointing(
+    fieldid: int,
+    ra: float,
+    dec: float,
+    tolerance_deg: float = POINTING_TOLERANCE_DEG,
+    off_grid: Mapping[int, Field] = MappingProxyType({}),
+) -> Field:
     """Return the field if the pointing belongs to it.
+
+    Parameters
+    ----------
+    fieldid : int
+    ra, dec : float
+        Pointing, deg.
+    tolerance_deg : float
+    off_grid : mapping of int to Field
+        Fields that were prepared although they are not in the grid.
 
     Raises
     ------
@@ -108,7 +125,7 @@ def check_pointing(fieldid: int, ra: float, dec: float, tolerance_deg: float = P
     Mislabelled
         The telescope pointed more than `tolerance_deg` from the field's centre.
     """
-    field = get(fieldid)
+    field = off_grid.get(fieldid) or get(fieldid)
     off = separation_deg(ra, dec, field.ra, field.dec)
     if off > tolerance_deg:
         other, distance = nearest(ra, dec)

@@ -16,6 +16,7 @@ UNFILTERED_CODES = ("bi", "dk", "00", "OO")
 CALIBRATION_TYPES = ("bias", "hifreqflat", "lampcorr", "lownuflat")
 
 _RAW = re.compile(r"ztf_(\d{14})_(\d{6})_(z[gri]|bi|dk|00|OO)_c(\d\d)_([obdf])\.fits(\.fz)?", re.ASCII)
+_TELEMETRY = re.compile(r"ztf_(\d{8})_(\d{6})_telemetry\.ecsv", re.ASCII)
 _MANIFEST = re.compile(r"ztf_(\d{8})_(manifest|calmanifest)\.json", re.ASCII)
 
 
@@ -186,6 +187,26 @@ def parse_manifest_filename(filename: str) -> tuple[str, str]:
         raise BadName(f"{filename!r} is not the name of a manifest")
     ids.nid_of_date(found[1])
     return found[1], "night" if found[2] == "manifest" else "calibration"
+
+
+def telemetry_filename(date: str, clock: str) -> str:
+    """Name of a file of telemetry: ``ztf_YYYYMMDD_HHMMSS_telemetry.ecsv``, by the UT of its first reading."""
+    return f"ztf_{date}_{clock}_telemetry.ecsv"
+
+
+def parse_telemetry_filename(filename: str) -> tuple[str, str]:
+    """Take a telemetry file's name apart into date ``YYYYMMDD`` and clock ``HHMMSS``; raise `BadName` if it is not one."""
+    found = _TELEMETRY.fullmatch(filename)
+    if not found or found[2][:2] > "23" or found[2][2:4] > "59" or found[2][4:] > "59":
+        raise BadName(f"{filename!r} is not the name of a telemetry file ztf_<date>_<clock>_telemetry.ecsv")
+    ids.nid_of_date(found[1])
+    return found[1], found[2]
+
+
+def telemetry_path(filename: str) -> str:
+    """Place of a telemetry file: ``telemetry/YYYY/MMDD/<name>``."""
+    date, _ = parse_telemetry_filename(filename)
+    return f"telemetry/{date[:4]}/{date[4:]}/{filename}"
 
 
 def topic_name(date: str, programid: int) -> str:

@@ -111,3 +111,27 @@ def _calibration_state(states: Sequence[CcdState], expected: int) -> ExposureSta
     if states and len(states) >= expected and all(state.final for state in states):
         return ExposureState.failed if CcdState.failed in states else ExposureState.bad
     return ExposureState.arriving
+
+
+class TelemetryState(StrEnum):
+    """State of one file of telemetry."""
+
+    ingested = "ingested"
+    """Verified, archived, its readings are in the database."""
+    late = "late"
+    """The same, but it came after the manifest of its night."""
+    duplicate = "duplicate"
+    """The same file came before; this copy is in quarantine, the first one counts."""
+    truncated = "truncated"
+    """It ends too early: in quarantine."""
+    mislabelled = "mislabelled"
+    """It is not what its name says, or differs from an accepted file of its name: in quarantine."""
+    unreadable = "unreadable"
+    """It is no table of telemetry: in quarantine."""
+    missing = "missing"
+    """In the manifest of the night but never came."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether its readings are in the database."""
+        return self in {TelemetryState.ingested, TelemetryState.late}

@@ -41,6 +41,7 @@ _SUPERSEDED = """
       from products o join products n on n.dataset = o.dataset and n.kind = o.kind and n.vbest > 0
      where o.vbest = 0 and n.created > o.created
        and not exists (select 1 from products s where s.path = o.path and s.vbest > 0)
+       and not exists (select 1 from data_release_files f where f.product_id = o.product_id)
      group by o.product_id having max(n.created) < now() - make_interval(secs => %s) order by o.product_id"""
 
 
