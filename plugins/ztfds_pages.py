@@ -20,6 +20,7 @@ PAGES = {
     "Reprocessing": "reprocessing",
     "Changes": "changes",
     "Drills": "drills",
+    "Runs": "runs",
 }
 
 
@@ -40,7 +41,6 @@ LISTS = {
     "day": "day.day_page",
     "drills": "drills.drills_page",
     "readiness": "readiness.readiness_page",
-    "references": "references.references_page",
     "reports": "reports.reports_page",
     "reprocessing": "reprocessing.reprocessing_page",
 }
@@ -127,20 +127,37 @@ def add_nights(app: Any) -> None:
 
 
 def add_details(app: Any) -> None:
-    """Pages of one exposure, quadrant, reference or request."""
+    """Pages of one exposure, quadrant, reference or request, of what was searched for."""
+    from fastapi import Request
     from fastapi.responses import HTMLResponse
 
     from ztfds.operations.pages import exposure as exposures
-    from ztfds.operations.pages import references, reprocessing
+    from ztfds.operations.pages import references, reprocessing, runs
+    from ztfds.survey.errors import FilesMissing
     from ztfds.survey.camera import get_camera
 
     @app.get("/exposure/{exposure}", response_class=HTMLResponse)
-    def exposure_page(exposure: str) -> str:
-        return exposures.exposure_page(places()["dsn"], get_camera(places()["camera"]), exposure)
+    def exposure_page(exposure: str, watch: bool = False) -> str:
+        return exposures.exposure_page(places()["dsn"], get_camera(places()["camera"]), exposure, watch)
 
     @app.get("/exposure/{exposure}/{rcid}", response_class=HTMLResponse)
     def quadrant_page(exposure: str, rcid: int) -> str:
         return exposures.quadrant_page(places()["dsn"], exposure, rcid)
+
+    @app.get("/references", response_class=HTMLResponse)
+    def references_page(field: int | None = None, fid: int | None = None) -> str:
+        return references.references_page(places()["dsn"], field, fid)
+
+    @app.get("/runs", response_class=HTMLResponse)
+    def runs_page(request: Request) -> str:
+        return runs.runs_page(places()["dsn"], dict(request.query_params))
+
+    @app.get("/run/{run_id:path}", response_class=HTMLResponse)
+    def run_page(run_id: str) -> str:
+        try:
+            return exposure_page(run_id.split("__")[0])
+        except FilesMissing:
+            return runs.runs_page(places()["dsn"], {"run": run_id})
 
     @app.get("/reference/{reference_id}", response_class=HTMLResponse)
     def reference_page(reference_id: int) -> str:
@@ -170,7 +187,7 @@ def add_pictures(app: Any) -> None:
 
 
 class ZtfdsPages(AirflowPlugin):
-    """Pages in the navigation, and a tab of each run of an exposure."""
+    """Pages in the navigation, and a tab of each run: the exposure that it is about, or what it executed."""
 
     name = "ztfds_pages"
     if len(sys.argv) > 1 and sys.argv[1] == "api-server":  # plugins are loaded by every component
@@ -186,9 +203,9 @@ class ZtfdsPages(AirflowPlugin):
         for name, route in PAGES.items()
     ] + [
         {
-            "name": "Quadrants",
-            "href": f"{ROOT}/exposure/{{RUN_ID}}",
+            "name": "Data",
+            "href": f"{ROOT}/run/{{RUN_ID}}",
             "destination": "dag_run",
-            "url_route": "ztfds-exposure",
+            "url_route": "ztfds-run",
         }
     ]

@@ -30,15 +30,30 @@ _VERSIONS = """
     select reference_id, version, vbest, status, retired, nframes, fwhm_px, maglimit, created, coalesce(remarks, reason) as reason
       from references_ where (field, rcid, fid) = (%(field)s, %(rcid)s, %(fid)s) order by version desc"""
 
+_ALL = """
+    select reference_id, rfid, field, rcid, fid, version, status, coalesce(remarks, reason) as reason, regenerate from references_
+     where vbest > 0 and field = %s and fid = %s order by rcid"""
+DECISIONS = {
+    "retire": "retire it: mark all dependants, serve it no more, queue a new one",
+    "undo": "take its retirement back",
+    "lock": "lock it: serve this version whatever newer ones there are",
+    "release": "release it: newer ones may replace it again",
+}
+"""What the form can ask for, in words."""
 
-def references_page(dsn: str) -> str:
-    """Counts by field and filter, the queue, those that failed or wait, retirements, and those that could not be made yet."""
+
+def references_page(dsn: str, field: int | None = None, fid: int | None = None) -> str:
+    """Counts by field and filter, the queue, those that failed or wait, retirements, and those that could not be made yet.
+
+    With a field and a filter, all references of these that are served come first.
+    """
     with database.transaction(dsn) as cursor:
         counts, look, tries = (database.rows(cursor, query) for query in (_COUNTS, _LOOK, _TRIES))
+        chosen = database.rows(cursor, _ALL, (field, fid)) if field is not None and fid is not None else []
     for row in tries:
         row["why"] = _grouped(row["rejected"] or [])
     retired, queue = reference_queue.retirements(dsn), reference_queue.latest(dsn, 100)
-    return page("references", counts=counts, look=look, tries=tries, queue=queue, retired=retired)
+    return page("references", counts=counts, look=look, chosen=chosen, tries=tries, queue=queue, retired=retired)
 
 
 def _grouped(rejected: list[dict[str, Any]]) -> str:
@@ -68,7 +83,16 @@ def reference_page(dsn: str, reference_id: int) -> str:
         rejected=row["rejected"] or [],
         versions=database.fetch_all(dsn, _VERSIONS, row),
         found=reference_queue.dependants(dsn, reference_id),
+        actions=_actions(row),
+        decisions=DECISIONS,
     )
+
+
+def _actions(row: dict[str, Any]) -> list[str]:
+    """What can be decided about a reference as it is."""
+    if row["retired"]:
+        return ["undo"]
+    return ["retire", {1: "lock", 2: "release"}.get(row["vbest"], "lock")]
 
 
 def _metrics(values: dict[str, float | None], version: int | None) -> list[dict[str, Any]]:
