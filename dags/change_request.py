@@ -32,12 +32,12 @@ with DAG(
     def rehearse(change_id: int) -> str:
         """The standard night of the tiny camera, scored against its truth, with the settings in force and with the change."""
         from ztfds.operations.control import changes
-        from ztfds.simulator.validation import before_and_after
+        from ztfds.simulator.validation import validate
 
         proposed = changes.parsed(form()["settings"])
         with library() as context:
             home, now = context.archive.parent / "rehearsal", changes.accumulated(context.dsn)
-            both = before_and_after(home, now, proposed, print)
+            both = validate(home, now, proposed)
             return changes.note_validation(context.dsn, change_id, *both)
 
     approve = RightfulApproval(
@@ -53,9 +53,10 @@ with DAG(
         from ztfds.operations.control import changes
 
         answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
-        who = (answer.get("responded_by_user") or {}).get("name") or "nobody"
+        by = (answer.get("responded_by_user") or {}).get("name") or "nobody"
+        comment = "" if answer else "nobody was asked: the rehearsal or the question failed"
         with library() as context:
-            return changes.decide(context, change_id, answer.get("chosen_options") == ["Approve"], who)
+            return changes.decide(context, change_id, answer.get("chosen_options") == ["Approve"], by, comment)
 
     number = propose()
     rehearse(number) >> approve >> decide(number)

@@ -27,7 +27,12 @@ with DAG("operation_mode", description=__doc__, params=FORM, default_args=DAY, t
         filled = form()
         with library() as context:
             return modes.switch(
-                context.dsn, nid_of_date(filled["night"]), filled["mode"], filled["on"], filled["author"], filled["reason"]
+                context.dsn,
+                nid_of_date(filled["night"]),
+                filled["mode"],
+                filled["on"],
+                filled["author"],
+                filled["reason"],
             )
 
     switch()

@@ -29,18 +29,32 @@ class ExposureArrivalDeadline(BaseDeadlineReference):
         return datetime.fromisoformat(arrival) if arrival else None
 
 
+async def note_slow(context: dict[str, Any], **_: Any) -> str:
+    """Note with an exposure that it missed the goal of 5 minutes, and its stage; nobody is told. Returns the line that it logged."""
+    exposure, conf = _about(context)
+    stage = await asyncio.to_thread(_note, exposure, conf, "goal")
+    line = f"exposure {exposure} has missed the goal of {context['deadline']['deadline_time']}, stage {stage}"
+    log.info(line)
+    return line
+
+
+def _about(context: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name of the exposure of a run, and the configuration of the run."""
+    run = context["dag_run"]
+    conf = run.get("conf") or {}
+    return conf.get("exposure") or run["dag_run_id"].split("__")[0], conf
+
+
 async def report_late(context: dict[str, Any], **_: Any) -> str:
-    """Note that an exposure is late: in its row (with the stage it is in), in the log, and by mail where that is set up.
+    """Note that an exposure is late: in its row (with the stage it is in), in the log, and to the people whom the settings name.
 
     Runs in the triggerer; returns the line that it logged.
     """
-    run = context["dag_run"]
-    conf = run.get("conf") or {}
-    exposure = conf.get("exposure") or run["dag_run_id"].split("__")[0]
+    exposure, conf = _about(context)
     stage = await asyncio.to_thread(_note, exposure, conf)
     line = f"exposure {exposure} is late: no alerts by {context['deadline']['deadline_time']}, stage {stage}"
     log.warning(line)
-    await asyncio.to_thread(_mail, line)
+    await asyncio.to_thread(_tell, line, {"exposure": exposure, "stage": stage})
     return line
 
 
@@ -55,12 +69,12 @@ def due(hours: float) -> Any:
 
 
 async def report_overdue(context: dict[str, Any], **_: Any) -> str:
-    """Say that a day task is overdue: as its line of outcome, in the log, and by mail where that is set up."""
+    """Say that a day task is overdue: as its line of outcome, in the log, and to the people whom the settings name."""
     run = context["dag_run"]
     line = f"{run['dag_id']} is overdue: not finished by {context['deadline']['deadline_time']}"
     log.warning(line)
     await asyncio.to_thread(_note_overdue, run["dag_id"], f"{run['dag_run_id']} (overdue)", line)
-    await asyncio.to_thread(_mail, line)
+    await asyncio.to_thread(_tell, line, {"dag": run["dag_id"], "run": run["dag_run_id"]})
     return line
 
 
@@ -75,7 +89,7 @@ def _note_overdue(dag_id: str, run_id: str, line: str) -> None:
     keep(library_context().dsn, dag_id, run_id, Outcome("failed", line), started=datetime.now(UTC))
 
 
-def _note(exposure: str, conf: dict[str, Any]) -> str:
+def _note(exposure: str, conf: dict[str, Any], missed: str = "deadline") -> str:
     """Store the miss with the exposure, which is registered first if nothing of it was ingested; returns its stage."""
     from ztfds_tasks import library_context
 
@@ -84,7 +98,8 @@ def _note(exposure: str, conf: dict[str, Any]) -> str:
     library = library_context()
     row = exposures.find(library.dsn, exposure)
     stage = exposures.reached_stage(row) if row else "not ingested"
-    exposures.note_late(library.dsn, exposure, stage, values=None if row else _from_names(library, exposure, conf))
+    values = None if row else _from_names(library, exposure, conf)
+    exposures.note_late(library.dsn, exposure, stage, values=values, missed=missed)
     return stage
 
 
@@ -105,8 +120,23 @@ def _from_names(library: Any, exposure: str, conf: dict[str, Any]) -> dict[str, 
     return None
 
 
+def _tell(line: str, content: dict[str, Any]) -> None:
+    """Tell people, by webhook and mail as the settings say; what cannot be told is said in the log, and nothing waits for it."""
+    from ztfds_tasks import library_context
+
+    from ztfds.survey.errors import ZtfdsError
+
+    try:
+        if not library_context().notifier.tell(line, content):
+            _mail(line)
+    except ZtfdsError as error:
+        log.error("%s", error)
+
+
 def _mail(line: str) -> None:
-    """Send the line to the operators, if the connection ``smtp_default`` exists and names them in its extra (``to``)."""
+    """Where the settings name nobody: mail by the connection ``smtp_default``, if it exists and names people in its extra (``to``)."""
+    import smtplib
+
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowException
 
@@ -117,8 +147,10 @@ def _mail(line: str) -> None:
     if recipients := extra.get("to"):
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
-        notifier = SmtpNotifier(to=recipients, subject=line, html_content=line)
-        notifier.notify({})
+        try:
+            SmtpNotifier(to=recipients, subject=line, html_content=line).notify({})
+        except (OSError, smtplib.SMTPException, AirflowException) as error:
+            log.error("no mail about %r: %s: %s", line, type(error).__name__, error)
 
 
 class ZtfdsDeadline(AirflowPlugin):

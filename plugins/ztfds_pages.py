@@ -133,8 +133,8 @@ def add_details(app: Any) -> None:
 
     from ztfds.operations.pages import exposure as exposures
     from ztfds.operations.pages import references, reprocessing, runs
-    from ztfds.survey.errors import FilesMissing
     from ztfds.survey.camera import get_camera
+    from ztfds.survey.errors import FilesMissing
 
     @app.get("/exposure/{exposure}", response_class=HTMLResponse)
     def exposure_page(exposure: str, watch: bool = False) -> str:

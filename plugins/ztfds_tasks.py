@@ -136,7 +136,13 @@ def library() -> Iterator[Context]:
     ti, conf = run["ti"], run["dag_run"].conf or {}
     waited = (ti.start_date - run["dag_run"].run_after).total_seconds() if ti.try_number == 1 else None
     task = Task(ti.dag_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, waited)
-    said_by = {"dag": task.dag, "task": task.task, "map_index": task.map_index, "run_id": ti.run_id, "try": ti.try_number}
+    said_by = {
+        "dag": task.dag,
+        "task": task.task,
+        "map_index": task.map_index,
+        "run_id": ti.run_id,
+        "try": ti.try_number,
+    }
     try:
         context = replace(library_context(), task=task)
         with collected(context.dsn, said_by, About(exposure=conf.get("exposure"))):

@@ -55,7 +55,8 @@ def services_start(
     mail_to: Annotated[str | None, typer.Option(help="Who gets alarms and reports by mail, comma-separated.")] = None,
     smtp: Annotated[str | None, typer.Option(help="Mail server, host:port.")] = None,
     approvers: Annotated[
-        str | None, typer.Option(help="Accounts that may approve changes of settings, comma-separated; at first: admin.")
+        str | None,
+        typer.Option(help="Accounts that may approve changes of settings, comma-separated; at first: admin."),
     ] = None,
 ) -> None:
     """Start what does not run yet; options not given keep their last value. Calling it again is harmless."""

@@ -65,7 +65,9 @@ def parsed(settings: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]
         path, equals, text = (part.strip() for part in line.partition("="))
         names = path.split(".")
         if not equals or not text or not all(names):
-            raise ConfigurationError(f"{line!r} is not understood: write step.name = value, e.g. difference.candidates.threshold = 6")
+            raise ConfigurationError(
+                f"{line!r} is not understood: write step.name = value, e.g. difference.candidates.threshold = 6"
+            )
         value: Any = _value(text)
         for name in reversed(names):
             value = {name: value}

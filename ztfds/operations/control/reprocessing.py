@@ -202,7 +202,13 @@ def file_request(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
 def in_words(name: str, counted: Mapping[str, Any]) -> str:
     """One line about what a request touches."""
     cpu_s = counted["cpu_s"]
-    cost = "" if cpu_s is None else f", about {cpu_s / 3600:.1f} CPU-hours" if cpu_s >= 3600 else f", about {cpu_s:.0f} CPU-s"
+    cost = (
+        ""
+        if cpu_s is None
+        else f", about {cpu_s / 3600:.1f} CPU-hours"
+        if cpu_s >= 3600
+        else f", about {cpu_s:.0f} CPU-s"
+    )
     locked = f" ({counted['locked']} are locked and stay)" if counted["locked"] else ""
     return (
         f"{name}: {counted['files']} CCD files of {counted['exposures']} exposures; replaces {counted['products']} products,"

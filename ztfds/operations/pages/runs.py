@@ -54,7 +54,11 @@ def runs_page(dsn: str, query: Mapping[str, str]) -> str:
     parameters, wrong = _parameters(asked)
     with database.session(dsn):
         jobs = database.fetch_all(dsn, _JOBS.format(where=_where(parameters)), {**parameters, "limit": PAGE + 1})
-        about = {name: value for name, value in parameters.items() if name in ("exposure", "night", "rcid", "step", "host", "run")}
+        about = {
+            name: value
+            for name, value in parameters.items()
+            if name in ("exposure", "night", "rcid", "step", "host", "run")
+        }
         said = database.fetch_all(dsn, _MESSAGES.format(where=_where(about)), about)
         steps = [row["step"] for row in database.fetch_all(dsn, _CHOICES)]
     more = len(jobs) > PAGE
@@ -81,7 +85,9 @@ def _parameters(asked: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     wrong = []
     for name, value in asked.items():
         try:
-            values[name] = ids.nid_of_date(value.replace("-", "")) if name == "night" else int(value) if name in NUMBERS else value
+            values[name] = (
+                ids.nid_of_date(value.replace("-", "")) if name == "night" else int(value) if name in NUMBERS else value
+            )
         except (ValueError, ZtfdsError):
             wrong.append(f"{name}: {value!r} is not {'a UT date YYYYMMDD' if name == 'night' else 'a number'}")
     return values, wrong

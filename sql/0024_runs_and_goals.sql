@@ -1,4 +1,4 @@
--- What ran: the task of the orchestrator, night, software and settings of every execution, also of those that failed.
+-- What ran: the task, night, software and settings of every execution, also of those that failed; missed goals of latency.
 
 alter table jobs add column nid integer;
 alter table jobs add column dag text;
@@ -16,3 +16,8 @@ create index jobs_night on jobs (nid, job_id);
 create index jobs_step on jobs (step, job_id);
 create index jobs_class on jobs (error_class, job_id) where error_class is not null;
 create index jobs_state on jobs (state, job_id) where state in ('running', 'killed', 'error');
+
+alter table exposures add column goal_stage text;
+alter table exposures add column goal_noted timestamptz;
+comment on column exposures.goal_stage is 'Stage in which the exposure was when it missed the goal of 5 minutes.';
+comment on column exposures.goal_noted is 'When that was noted.';
