@@ -30,7 +30,6 @@ pytestmark = [
 ]
 
 
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home folder that is stopped whatever happens."""
@@ -136,11 +135,15 @@ def test_an_overdue_day_task_is_told_and_a_dead_mail_server_is_only_said(up: Sta
     for address in (post.smtp, "127.0.0.1:9"):
         notify = {"mail_to": "night@example.org", "smtp": address}
         variables = airflow.environment(replace(up, settings=replace(up.settings, notify=notify)), dsns)
-        done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     assert "nobody could be told of 'backup is overdue" in done.stderr
     assert post.subjects.count("backup is overdue: not finished by noon") == 1
-    kept = database.fetch_one(dsns["ztf_reader"], "select line from outcomes where task = 'backup' and run_id = 'test (overdue)'")
+    kept = database.fetch_one(
+        dsns["ztf_reader"], "select line from task_outcomes where task = 'backup' and run_id = 'test (overdue)'"
+    )
     assert kept and kept["line"].startswith("backup is overdue")
 
 

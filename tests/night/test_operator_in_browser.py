@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from browser import BINARY, Browser, browser
 
 from ztfds.drills.contingencies import write_faults
 from ztfds.drills.sandbox import Sandbox
+from ztfds.operations.control import changes
 from ztfds.survey import ids
 
 pytestmark = [
@@ -121,7 +123,7 @@ def test_runs_tell_what_ran_where_with_what_and_what_was_said(
     )
 
 
-def fill_form(tab: Browser, observatory: Sandbox, dag: str, fill: Callable[[], None]) -> str:
+def fill_form(tab: Browser, dag: str, fill: Callable[[], None]) -> str:
     """Fill in the form of a DAG and send it; returns the run's id."""
     tab.click("Trigger Dag")
     tab.see("Run Parameters")
@@ -152,7 +154,7 @@ def test_a_reprocessing_is_filed_previewed_approved_compared_and_rolled_back(
         operator.fill("#element_rcids", "20")
         operator.fill("#element_reason", "fewer false candidates")
 
-    fill_form(operator, observatory, "reprocess", fill)
+    fill_form(operator, "reprocess", fill)
     decide(operator, "→ 6.5", "Approve")
     until(observatory, operator, "select 1 from reprocessing_requests where state = 'done'", (), "the request is done")
     (row,) = observatory.query("select * from reprocessing_requests order by request_id desc limit 1")
@@ -235,3 +237,56 @@ def test_a_verdict_is_given_shown_and_withdrawn_and_a_viewer_may_not(
     operator.see("a trail of a satellite")
     operator.click("Withdraw")
     until(observatory, operator, good, (failed["exposure"], 1), "the image is as before")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_change_of_settings_is_rehearsed_refused_to_an_operator_and_approved_by_who_may(
+    observatory: Sandbox, operator: Browser
+) -> None:
+    page(observatory, operator, "changes")
+    operator.click("change_request")
+    operator.wait("location.pathname == '/dags/change_request'")
+
+    def fill() -> None:
+        operator.fill("#element_purpose", "fewer false candidates")
+        operator.fill("#element_risk", "faint transients are lost: seen in the completeness")
+        operator.fill("#element_settings", "difference.candidates.threshold = 5.5")
+
+    run = fill_form(operator, "change_request", fill)
+    where = f"{observatory.state.api_url}/dags/change_request/runs/{quote(run, safe='')}/required_actions"
+    validated = "select 1 from setting_changes where state = 'validated'"
+    observatory.wait(lambda: bool(observatory.query(validated)), "the change is rehearsed", 3000)
+    operator.open(where)
+    operator.see("May decide: admin")
+    assert "The rehearsal has no new problem" in operator.text() and "injected transients alerted" in operator.text()
+    operator.click("Approve")
+    operator.see("not a respondent")
+    assert observatory.query(validated), "nothing has been decided"
+    with logged_in(observatory, "admin") as admin:
+        admin.open(where)
+        admin.see("May decide: admin")
+        admin.click("Approve")
+        in_force = (
+            "select 1 from setting_changes where state = 'in_force' and decided_by = 'admin' and author = 'operator'"
+        )
+        observatory.wait(lambda: bool(observatory.query(in_force)), "the change is in force")
+    page(observatory, operator, "changes")
+    operator.see("in force")
+    number = observatory.count("select max(change_id) from setting_changes")
+    changes.withdraw(observatory.context, number, "admin", "the test is over")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_drills_are_started_by_their_dags_and_their_scores_shown(observatory: Sandbox, operator: Browser) -> None:
+    for name in ("night_resent", "broker_down"):
+        operator.open(f"{observatory.state.api_url}/dags/drill_{name}")
+        operator.click("Trigger Dag")
+        operator.click("Trigger", number=-1)
+        query = "select 1 from drills where name = %s and passed"
+        observatory.wait(
+            lambda q=query, n=name: bool(observatory.query(q, (n,))), f"the drill {name} is survived", 1500
+        )
+    page(observatory, operator, "drills")
+    operator.see("survived")
