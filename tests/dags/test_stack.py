@@ -139,7 +139,7 @@ def test_an_overdue_day_task_is_told_and_a_dead_mail_server_is_only_said(up: Sta
             [sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    assert "nobody could be told of 'backup is overdue" in done.stderr
+    assert "nobody could be told of 'backup is overdue" in done.stdout + done.stderr
     assert post.subjects.count("backup is overdue: not finished by noon") == 1
     kept = database.fetch_one(
         dsns["ztf_reader"], "select line from task_outcomes where task = 'backup' and run_id = 'test (overdue)'"
