@@ -27,7 +27,6 @@ from ztfds.operations.services.state import State
 from ztfds.operations.services.usage import cpu_seconds
 from ztfds.operations.watch import metrics
 from ztfds.registry import database
-from ztfds.survey import ids
 
 AIM_FIRST_BYTE_S, AIM_QUERY_MS = 0.5, 200.0
 ROLES = ("viewer", "operator", "admin")
@@ -94,7 +93,7 @@ def paths(dsn: str) -> dict[str, str]:
         "Quadrant": f"exposure/{exposure}/2", "References": "references", "Reference": f"reference/{reference['reference_id']}",
         "Channels": "channels", "Quality, night": "quality", "Quality, field": f"field/{reference['field']}",
         "its quadrant": f"field/{reference['field']}?rcid=5", "Quality, channel": "channel/5",
-        "Run history": "history", "its search": f"history?day={ids.night_iso(NIGHT)}&text=stars", "Readiness": "readiness",
+        "Runs": "runs", "its search": "runs?state=error", "Readiness": "readiness",
         "Coverage": "coverage", "its map": f"coverage/night/{NIGHT}.png",
         "fields of the night": f"coverage/fields.json?nid={NIGHT}", "fields of all nights": "coverage/fields.json", "its script": "sky.js",
         "Day tasks": "day", "Alarms": "alarms", "Night reports": "reports", "a report": f"report/{NIGHT}",

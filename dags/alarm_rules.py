@@ -1,7 +1,7 @@
 """alarm_rules: an operator's form that puts another version of the alarm rules in force; invalid rules change nothing."""
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from ztfds_tasks import DAY, library
+from airflow.sdk import DAG, Param, task
+from ztfds_tasks import DAY, form, library, who
 
 FORM = {
     "rules": Param(
@@ -11,7 +11,7 @@ FORM = {
         description="Objects: name, metric, above or below, hold_s, severity (warning, critical), words. Others stay as they are.",
     ),
     "drop": Param([], type="array", items={"type": "string"}, title="Rules to drop", description="Names, one a line."),
-    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "author": who(),
     "reason": Param("", type="string", minLength=5, title="Why", description="Kept with the version."),
 }
 
@@ -22,8 +22,8 @@ with DAG("alarm_rules", description=__doc__, params=FORM, default_args=DAY, tags
         """Check the rules, store the version; the watch heeds it within seconds."""
         from ztfds.operations.watch import alarms
 
-        form = get_current_context()["params"]
+        filled = form()
         with library() as context:
-            return alarms.amend_rules(context.dsn, form["rules"], form["drop"], form["author"], form["reason"])
+            return alarms.amend_rules(context.dsn, filled["rules"], filled["drop"], filled["author"], filled["reason"])
 
     change()

@@ -1,14 +1,14 @@
 """change_request: a proposed difference of settings is checked, rehearsed, shown to a person, and put in force if approved."""
 
-from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, get_current_context, task
-from ztfds_tasks import DAY, library
+from ztfds_approval import RightfulApproval
+from ztfds_tasks import DAY, form, library, lines, who
 
 FORM = {
     "purpose": Param("", type="string", minLength=5, title="Purpose", description="What it is to improve."),
     "risk": Param("", type="string", minLength=3, title="Risk", description="What may go wrong, and how it would be seen."),
-    "settings": Param({}, type="object", title="Settings", description="Differences from those in force, nested: step, name, value."),
-    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "settings": lines("Settings", "What is to differ from those in force, one a line: difference.candidates.threshold = 6"),
+    "author": who(),
 }  # fmt: skip
 
 with DAG(
@@ -26,21 +26,21 @@ with DAG(
         from ztfds.operations.control import changes
 
         with library() as context:
-            return changes.propose(context, get_current_context()["params"])[0]
+            return changes.propose(context, form())[0]
 
     @task(do_xcom_push=True, retries=0)
     def rehearse(change_id: int) -> str:
         """The standard night of the tiny camera, scored against its truth, with the settings in force and with the change."""
         from ztfds.operations.control import changes
-        from ztfds.simulator.validation import before_and_after
+        from ztfds.simulator.validation import validate
 
-        form = get_current_context()["params"]
+        proposed = changes.parsed(form()["settings"])
         with library() as context:
             home, now = context.archive.parent / "rehearsal", changes.accumulated(context.dsn)
-            both = before_and_after(home, now, form["settings"], print)
+            both = validate(home, now, proposed)
             return changes.note_validation(context.dsn, change_id, *both)
 
-    approve = HITLOperator(
+    approve = RightfulApproval(
         task_id="approve",
         subject="Put change {{ ti.xcom_pull(task_ids='propose') }} in force?",
         body="{{ params.purpose }}\n\nRisk: {{ params.risk }}\n\n{{ ti.xcom_pull(task_ids='rehearse') }}",
@@ -53,9 +53,10 @@ with DAG(
         from ztfds.operations.control import changes
 
         answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
-        who = (answer.get("responded_by_user") or {}).get("name") or "nobody"
+        by = (answer.get("responded_by_user") or {}).get("name") or "nobody"
+        comment = "" if answer else "nobody was asked: the rehearsal or the question failed"
         with library() as context:
-            return changes.decide(context, change_id, answer.get("chosen_options") == ["Approve"], who)
+            return changes.decide(context, change_id, answer.get("chosen_options") == ["Approve"], by, comment)
 
     number = propose()
     rehearse(number) >> approve >> decide(number)

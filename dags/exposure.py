@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, PartitionedAtRuntime, get_current_context, task
-from ztfds_deadline import ExposureArrivalDeadline, report_late
+from ztfds_deadline import ExposureArrival, ExposureArrivalDeadline, note_slow, report_late
 from ztfds_tasks import LIGHT, REALTIME, library
 
 ALERTS_DUE = DeadlineAlert(
@@ -12,12 +12,18 @@ ALERTS_DUE = DeadlineAlert(
     callback=AsyncCallback(report_late),
     name="alerts in time after arrival",
 )
+GOAL = DeadlineAlert(
+    reference=ExposureArrival(),
+    interval=timedelta(minutes=5),
+    callback=AsyncCallback(note_slow),
+    name="goal: alerts within 5 min of arrival",
+)
 
 with DAG(
     "exposure",
     description=__doc__,
     schedule=PartitionedAtRuntime(),  # ingestd creates the runs; the exposure's name is the partition
-    deadline=ALERTS_DUE,
+    deadline=[ALERTS_DUE, GOAL],
     default_args=REALTIME,
     tags=["realtime", "P1", "P2", "P5", "P6"],
 ) as dag:

@@ -1,7 +1,7 @@
 """operation_mode: switch a degraded mode of one night on or off; tasks that begin afterwards heed it."""
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from ztfds_tasks import DAY, library
+from airflow.sdk import DAG, Param, task
+from ztfds_tasks import DAY, form, library, who
 
 WORDS = {
     "calibrate_only": "calibrate only: nothing is differenced, no alerts",
@@ -12,7 +12,7 @@ FORM = {
     "night": Param("", type="string", pattern="^[0-9]{8}$", title="Night", description="UT date YYYYMMDD."),
     "mode": Param("no_forced_photometry", enum=list(WORDS), values_display=WORDS, title="Mode"),
     "on": Param(True, type="boolean", title="On", description="Off: the night goes on normally."),
-    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "author": who(),
     "reason": Param("", type="string", minLength=3, title="Why", description="Kept with the mode."),
 }
 
@@ -24,10 +24,15 @@ with DAG("operation_mode", description=__doc__, params=FORM, default_args=DAY, t
         from ztfds.operations.control import modes
         from ztfds.survey.ids import nid_of_date
 
-        form = get_current_context()["params"]
+        filled = form()
         with library() as context:
             return modes.switch(
-                context.dsn, nid_of_date(form["night"]), form["mode"], form["on"], form["author"], form["reason"]
+                context.dsn,
+                nid_of_date(filled["night"]),
+                filled["mode"],
+                filled["on"],
+                filled["author"],
+                filled["reason"],
             )
 
     switch()

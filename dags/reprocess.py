@@ -2,26 +2,27 @@
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, Param, get_current_context, task
-from ztfds_tasks import DAY, library
+from airflow.sdk import DAG, Param, task
+from ztfds_tasks import DAY, form, library, lines, who
 
-NUMBERS = {"type": "array", "items": {"type": "integer"}}
+STEPS = {"science": "calibrated images (P2, P5)", "difference": "difference images and candidates (P6)"}
 FORM = {
     "nights": Param([], type="array", items={"type": "string"}, minItems=1, title="Nights", description="UT dates YYYYMMDD, one a line."),
-    "fields": Param([], **NUMBERS, title="Fields", description="One a line; none: all."),
-    "rcids": Param([], **NUMBERS, title="Readout channels", description="0 to 63; whole CCDs are made again. None: all."),
-    "fids": Param([], **NUMBERS, title="Filters", description="1 g, 2 r, 3 i; none: all."),
+    "fields": lines("Fields", "Numbers, one a line; none: all."),
+    "rcids": lines("Readout channels", "0 to 63, one a line; whole CCDs are made again. None: all."),
+    "fids": lines("Filters", "None: all.", examples=["1", "2", "3"], values_display={"1": "g", "2": "r", "3": "i"}),
     "steps": Param(
-        ["science", "difference"],
+        list(STEPS),
         type="array",
-        items={"type": "string", "enum": ["science", "difference"]},
+        examples=list(STEPS),
+        values_display=STEPS,
         title="Make again",
-        description="science: calibrated images (P2, P5); difference: difference images and candidates (P6).",
+        description="Difference images are made from the calibrated images that are served.",
     ),
-    "settings": Param({}, type="object", title="Settings", description="Differences from those in force, nested: step, name, value."),
+    "settings": lines("Settings", "What differs from those in force, one a line: difference.candidates.threshold = 6"),
     "resend": Param(False, type="boolean", title="Send alerts", description="Alerts of the new candidates, under new numbers."),
     "priority": Param(5, type="integer", minimum=1, maximum=9, title="Priority", description="1 first; real-time work comes before."),
-    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "author": who(),
     "reason": Param("", type="string", minLength=5, title="Why", description="Kept with the request."),
 }  # fmt: skip
 
@@ -33,7 +34,7 @@ with DAG("reprocess", description=__doc__, params=FORM, default_args=DAY, tags=[
         from ztfds.operations.control import reprocessing
 
         with library() as context:
-            return reprocessing.preview_in_words(context, get_current_context()["params"])
+            return reprocessing.preview_in_words(context, form())
 
     approve = ApprovalOperator(
         task_id="approve",
@@ -47,7 +48,7 @@ with DAG("reprocess", description=__doc__, params=FORM, default_args=DAY, tags=[
         from ztfds.operations.control import reprocessing
 
         with library() as context:
-            return reprocessing.file_request(context, get_current_context()["params"])[1]
+            return reprocessing.file_request(context, form())[1]
 
     start = TriggerDagRunOperator(task_id="start", trigger_dag_id="reprocess_work")
     preview() >> approve >> file() >> start

@@ -16,14 +16,18 @@ FORM = {
 
 with DAG("reprocess_control", description=__doc__, params=FORM, default_args=DAY, tags=["by hand", "D8"]) as dag:
 
-    @task.short_circuit(do_xcom_push=True)
+    @task(do_xcom_push=True)
     def act() -> str:
-        """Do it; only a resumed request has work to start."""
+        """Do it."""
         from ztfds.operations.control import reprocessing
 
-        form = get_current_context()["params"]
+        asked = get_current_context()["params"]
         with library() as context:
-            line = reprocessing.control(context, form["request_id"], form["action"])
-        return line if form["action"] == "resume" else ""
+            return reprocessing.control(context, asked["request_id"], asked["action"])
 
-    act() >> TriggerDagRunOperator(task_id="start", trigger_dag_id="reprocess_work")
+    @task.short_circuit
+    def work_waits() -> bool:
+        """Only a resumed request has work to start."""
+        return bool(get_current_context()["params"]["action"] == "resume")
+
+    act() >> work_waits() >> TriggerDagRunOperator(task_id="start", trigger_dag_id="reprocess_work")

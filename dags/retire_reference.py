@@ -1,8 +1,8 @@
 """retire_reference: an operator's form; lists all that depends on a reference, asks for approval, then retires, undoes or locks."""
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, Param, get_current_context, task
-from ztfds_tasks import DAY, library
+from airflow.sdk import DAG, Param, task
+from ztfds_tasks import DAY, form, library, who
 
 FORM = {
     "rfid": Param(0, type="integer", minimum=1, title="Reference", description="Its number, as on the page References."),
@@ -16,7 +16,7 @@ FORM = {
         description="retire: mark all dependants, serve it no more, queue a new one. undo: take a retirement back. lock: serve this "
         "version whatever newer ones there are; release: newer ones may replace it again.",
     ),
-    "who": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "who": who(),
     "reason": Param("", type="string", minLength=5, title="Why", description="Kept with the decision."),
 }  # fmt: skip
 
@@ -28,7 +28,7 @@ with DAG("retire_reference", description=__doc__, params=FORM, default_args=DAY,
         from ztfds.operations import reference_service
 
         with library() as context:
-            return reference_service.preview(context, get_current_context()["params"])
+            return reference_service.preview(context, form())
 
     approve = ApprovalOperator(
         task_id="approve", subject="Decide about this reference?", body="{{ ti.xcom_pull(task_ids='preview') }}"
@@ -40,6 +40,6 @@ with DAG("retire_reference", description=__doc__, params=FORM, default_args=DAY,
         from ztfds.operations import reference_service
 
         with library() as context:
-            return reference_service.decide(context, get_current_context()["params"])
+            return reference_service.decide(context, form())
 
     preview() >> approve >> decide()

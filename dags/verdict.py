@@ -1,7 +1,7 @@
 """verdict: a person blesses an exposure or quadrant, or calls it defective; references that hold a defective image are made anew."""
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from ztfds_tasks import DAY, library
+from airflow.sdk import DAG, Param, task
+from ztfds_tasks import DAY, form, library, who
 
 FORM = {
     "exposure": Param(
@@ -17,7 +17,7 @@ FORM = {
         description="defective: not usable whatever the limits say. blessed: usable whatever they say. withdraw: as before a verdict.",
     ),
     "verdict_id": Param(None, type=["null", "integer"], title="Number", description="Of the verdict to withdraw."),
-    "analyst": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "analyst": who(),
     "comment": Param("", type="string", minLength=3, title="Why", description="Shown with the exposure."),
 }
 
@@ -28,11 +28,11 @@ with DAG("verdict", description=__doc__, params=FORM, default_args=DAY, tags=["b
         """Keep the verdict with all that follows from it."""
         from ztfds.operations.control import verdicts
 
-        form = get_current_context()["params"]
+        filled = form()
         with library() as context:
-            if form["verdict"] == "withdraw":
-                return str(verdicts.withdraw(context.dsn, form["verdict_id"] or 0, form["analyst"]))
-            what = (form["exposure"], form["rcid"], form["verdict"], form["analyst"], form["comment"])
+            if filled["verdict"] == "withdraw":
+                return str(verdicts.withdraw(context.dsn, filled["verdict_id"] or 0, filled["analyst"]))
+            what = (filled["exposure"], filled["rcid"], filled["verdict"], filled["analyst"], filled["comment"])
             return str(verdicts.give(context.dsn, *what))
 
     decide()

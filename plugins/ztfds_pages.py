@@ -15,7 +15,6 @@ PAGES = {
     "Quality": "quality",
     "References": "references",
     "Channels": "channels",
-    "Run history": "history",
     "Telemetry": "telemetry",
     "Day tasks": "day",
     "Readiness": "readiness",
@@ -24,6 +23,7 @@ PAGES = {
     "Changes": "changes",
     "Rules": "rules",
     "Drills": "drills",
+    "Runs": "runs",
 }
 
 
@@ -44,7 +44,6 @@ LISTS = {
     "day": "day.day_page",
     "drills": "drills.drills_page",
     "readiness": "readiness.readiness_page",
-    "references": "references.references_page",
     "reports": "reports.reports_page",
     "reprocessing": "reprocessing.reprocessing_page",
     "rules": "rules.rules_page",
@@ -113,7 +112,7 @@ def add_nights(app: Any) -> None:
     """Pages of a night or a day, the newest without a number."""
     from fastapi.responses import HTMLResponse
 
-    from ztfds.operations.pages import coverage, history, quality, reports, telemetry, tonight
+    from ztfds.operations.pages import coverage, quality, reports, telemetry, tonight
     from ztfds.survey.camera import get_camera
 
     @app.get("/tonight", response_class=HTMLResponse)
@@ -125,12 +124,6 @@ def add_nights(app: Any) -> None:
     @app.get("/quality", response_class=HTMLResponse)
     def quality_page(nid: int | None = None) -> str:
         return quality.night_page(places()["dsn"], nid)
-
-    @app.get("/history", response_class=HTMLResponse)
-    def history_page(
-        day: str = "", exposure: str = "", step: str = "", state: str = "", text: str = "", before: str = ""
-    ) -> str:
-        return history.history_page(places()["dsn"], history.Search(day, exposure, step, state, text, before))
 
     @app.get("/coverage", response_class=HTMLResponse)
     def coverage_page(nid: int | None = None) -> str:
@@ -146,16 +139,18 @@ def add_nights(app: Any) -> None:
 
 
 def add_details(app: Any) -> None:
-    """Pages of one exposure, quadrant, field, channel, reference or request."""
+    """Pages of one exposure, quadrant, field, channel, reference or request, of what was searched for."""
+    from fastapi import Request
     from fastapi.responses import HTMLResponse
 
     from ztfds.operations.pages import exposure as exposures
-    from ztfds.operations.pages import quality, references, reprocessing
+    from ztfds.operations.pages import quality, references, reprocessing, runs
     from ztfds.survey.camera import get_camera
+    from ztfds.survey.errors import FilesMissing
 
     @app.get("/exposure/{exposure}", response_class=HTMLResponse)
-    def exposure_page(exposure: str) -> str:
-        return exposures.exposure_page(places()["dsn"], get_camera(places()["camera"]), exposure)
+    def exposure_page(exposure: str, watch: bool = False) -> str:
+        return exposures.exposure_page(places()["dsn"], get_camera(places()["camera"]), exposure, watch)
 
     @app.get("/exposure/{exposure}/{rcid}", response_class=HTMLResponse)
     def quadrant_page(exposure: str, rcid: int) -> str:
@@ -168,6 +163,21 @@ def add_details(app: Any) -> None:
     @app.get("/channel/{rcid}", response_class=HTMLResponse)
     def channel_page(rcid: int) -> str:
         return quality.channel_page(places()["dsn"], rcid)
+
+    @app.get("/references", response_class=HTMLResponse)
+    def references_page(field: int | None = None, fid: int | None = None) -> str:
+        return references.references_page(places()["dsn"], field, fid)
+
+    @app.get("/runs", response_class=HTMLResponse)
+    def runs_page(request: Request) -> str:
+        return runs.runs_page(places()["dsn"], dict(request.query_params))
+
+    @app.get("/run/{run_id:path}", response_class=HTMLResponse)
+    def run_page(run_id: str) -> str:
+        try:
+            return exposure_page(run_id.split("__")[0])
+        except FilesMissing:
+            return runs.runs_page(places()["dsn"], {"run": run_id})
 
     @app.get("/reference/{reference_id}", response_class=HTMLResponse)
     def reference_page(reference_id: int) -> str:
@@ -207,7 +217,7 @@ def add_pictures(app: Any) -> None:
 
 
 class ZtfdsPages(AirflowPlugin):
-    """Pages in the navigation, and a tab of each run of an exposure."""
+    """Pages in the navigation, and a tab of each run: the exposure that it is about, or what it executed."""
 
     name = "ztfds_pages"
     if len(sys.argv) > 1 and sys.argv[1] == "api-server":  # plugins are loaded by every component
@@ -223,9 +233,9 @@ class ZtfdsPages(AirflowPlugin):
         for name, route in PAGES.items()
     ] + [
         {
-            "name": "Quadrants",
-            "href": f"{ROOT}/exposure/{{RUN_ID}}",
+            "name": "Data",
+            "href": f"{ROOT}/run/{{RUN_ID}}",
             "destination": "dag_run",
-            "url_route": "ztfds-exposure",
+            "url_route": "ztfds-run",
         }
     ]

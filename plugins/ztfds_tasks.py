@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import RetryAction, RetryDecision, RetryPolicy
+from airflow.sdk import Param, RetryAction, RetryDecision, RetryPolicy
 
 if TYPE_CHECKING:
     from ztfds.operations.context import Context
@@ -86,6 +86,34 @@ MONTHLY = defaults("bulk", 10)
 DAY = {**defaults("bulk", 50), "pool": "day", "retries": 4, "execution_timeout": timedelta(hours=2)}
 """Operators' day tasks: in a pool of their own, because some last for hours and must hold up neither images nor alerts."""
 
+SIGNATURES = ("who", "author", "analyst")
+"""Fields of forms in which people give their name."""
+
+
+def who() -> Param:
+    """The field of a form for the name of who fills it in."""
+    words = "Your name; empty: the account with which you are logged in, which is kept in any case."
+    return Param(None, type=["null", "string"], title="Who", description=words)
+
+
+def lines(title: str, description: str, **more: Any) -> Param:
+    """A field of a form that takes several words or numbers, one a line."""
+    return Param([], type=["null", "array"], items={"type": "string"}, title=title, description=description, **more)
+
+
+def form() -> dict[str, Any]:
+    """The form of the present run, signed: the name that was typed with the account that filed it, or the account alone."""
+    from airflow.sdk import get_current_context
+
+    run = get_current_context()
+    account, filled = run["dag_run"].triggering_user_name or "", dict(run["params"])
+    for name in SIGNATURES:
+        if name in filled:
+            typed = str(filled[name] or "").strip()
+            other = account and typed and account != typed
+            filled[name] = f"{typed} (account {account})" if other else typed or account
+    return filled
+
 
 def library_context() -> Context:
     """Build the library's context from the Connections ztfds_postgres, ztfds_archive and ztfds_kafka, with approved settings."""
@@ -105,13 +133,31 @@ def library_context() -> Context:
 
 @contextmanager
 def library() -> Iterator[Context]:
-    """Give a task the library's context; an error that means "nothing to do" skips the task."""
+    """Give a task the library's context, and keep what the library says; an error that means "nothing to do" skips the task."""
+    from dataclasses import replace
+
+    from airflow.sdk import get_current_context
     from airflow.sdk.exceptions import AirflowSkipException
 
+    from ztfds.registry.messages import About, collected
+    from ztfds.registry.runner import Task
     from ztfds.survey.errors import NoWork
 
+    run = get_current_context()
+    ti, conf = run["ti"], run["dag_run"].conf or {}
+    waited = (ti.start_date - run["dag_run"].run_after).total_seconds() if ti.try_number == 1 else None
+    task = Task(ti.dag_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, waited)
+    said_by = {
+        "dag": task.dag,
+        "task": task.task,
+        "map_index": task.map_index,
+        "run_id": ti.run_id,
+        "try": ti.try_number,
+    }
     try:
-        yield library_context()
+        context = replace(library_context(), task=task)
+        with collected(context.dsn, said_by, About(exposure=conf.get("exposure"))):
+            yield context
     except NoWork as reason:
         raise AirflowSkipException(str(reason)) from reason
 
@@ -149,10 +195,10 @@ def day_run(work: Callable[[Context, dict[str, Any]], Outcome], *, subject: str 
 
     run = get_current_context()
     name = f"{run['dag_run'].dag_id}: {part}" if part else run["dag_run"].dag_id
-    form, ti = dict(run["params"]), run["ti"]
+    filled, ti = form(), run["ti"]
     with library() as context:
         outcome = settle(
-            context.dsn, name, run["run_id"], lambda: work(context, form), subject=subject, attempt=ti.try_number
+            context.dsn, name, run["run_id"], lambda: work(context, filled), subject=subject, attempt=ti.try_number
         )
     if outcome.state == "failed":
         raise AirflowFailException(outcome.line)

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to through its DevTools protocol: opens pages with a cookie, tells what they say and ask for."""
+"""A headless Chromium, spoken to through its DevTools protocol: opens pages, clicks and types as a hand does, tells what they say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,21 @@ from websockets.sync.client import ClientConnection, connect
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+CLICKABLE = "a, button, label, summary, svg a, [role=button], [role=tab], [role=menuitem], [role=option], [role=radio], [role=checkbox]"
+FIND = """
+(() => {
+  const documents = [document, ...[...document.querySelectorAll('iframe')].map(f => f.contentDocument).filter(d => d)];
+  const words = e => [e.innerText, e.getAttribute('aria-label'), e.getAttribute('title')].map(t => (t || '').trim());
+  const shown = e => e.getClientRects().length && getComputedStyle(e).visibility !== 'hidden' && !e.disabled;
+  const fits = %s;
+  const found = documents.flatMap(d => [...d.querySelectorAll(%s)]).filter(e => shown(e) && fits(e)).at(%d);
+  if (!found) return null;
+  found.scrollIntoView({block: 'center', inline: 'center'});
+  const frame = found.ownerDocument.defaultView.frameElement, box = found.getClientRects()[0];
+  const outer = frame ? frame.getBoundingClientRect() : {x: 0, y: 0};
+  return [outer.x + box.x + box.width / 2, outer.y + box.y + box.height / 2];
+})()"""
+"""Middle of (the first line of) an element, also of one in a frame, brought into view; null where it is not there (yet)."""
 
 
 class Browser:
@@ -85,8 +101,55 @@ class Browser:
         )
 
     def text(self) -> str:
-        """What a reader sees."""
-        return str(self.ask("document.body.innerText"))
+        """What a reader sees, frames included."""
+        frames = "[...document.querySelectorAll('iframe')].map(f => f.contentDocument?.body?.innerText || '')"
+        return str(self.ask(f"[document.body.innerText, ...{frames}].join('\\n')"))
+
+    def wait(self, expression: str, limit_s: float = 30.0) -> Any:
+        """Wait until a JavaScript expression is true, and return its value."""
+        end = time.monotonic() + limit_s
+        while not (value := self.ask(expression)):
+            assert time.monotonic() < end, f"never so: {expression}\n{self.ask('location.href')}\n{self.text()[:1500]}"
+            time.sleep(0.1)
+        return value
+
+    def see(self, words: str, limit_s: float = 30.0) -> None:
+        """Wait until a reader sees some words."""
+        end = time.monotonic() + limit_s
+        while words not in self.text():
+            assert time.monotonic() < end, f"{words!r} is not on {self.ask('location.href')}:\n{self.text()[:1500]}"
+            time.sleep(0.1)
+
+    def click(self, words: str, *, among: str = CLICKABLE, number: int = 0, exact: bool = True) -> None:
+        """Click with the mouse on what carries some words (its text, its label or its title)."""
+        fits = "t === w" if exact else "t.includes(w)"
+        self._press(f"e => (w => words(e).some(t => {fits}))({json.dumps(words)})", among, number)
+
+    def press(self, selector: str, number: int = 0) -> None:
+        """Click with the mouse on an element of a CSS selector."""
+        self._press("e => true", selector, number)
+
+    def _press(self, fits: str, among: str, number: int) -> None:
+        """Click on the element once it is there and stands still."""
+        find = FIND % (fits, json.dumps(among), number)
+        place, before = self.wait(find), None
+        while place != before:
+            time.sleep(0.15)
+            before, place = place, self.wait(find)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            x, y = place
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def chord(self, name: str, code: int) -> None:
+        """Press a key, given with its Windows virtual key code, while the control key is held."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code, modifiers=2)
+
+    def fill(self, selector: str, words: str, number: int = 0) -> None:
+        """Replace what stands in a field by some words."""
+        self.press(selector, number)
+        self.chord("a", 65)
+        self.call("Input.insertText", text=words)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
@@ -103,7 +166,7 @@ def browser(folder: Path) -> Iterator[Browser]:
         address = next(m[1] for line in process.stderr if (m := re.search(r"listening on ws://([^/]+)/", line)))
         with urllib.request.urlopen(f"http://{address}/json") as answer:
             tab = next(entry for entry in json.load(answer) if entry["type"] == "page")
-        with connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
+        with connect(tab["webSocketDebuggerUrl"], max_size=None, ping_interval=None) as socket:
             yield Browser(socket)
     finally:
         process.terminate()

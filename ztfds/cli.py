@@ -54,6 +54,10 @@ def services_start(
     ] = None,
     mail_to: Annotated[str | None, typer.Option(help="Who gets alarms and reports by mail, comma-separated.")] = None,
     smtp: Annotated[str | None, typer.Option(help="Mail server, host:port.")] = None,
+    approvers: Annotated[
+        str | None,
+        typer.Option(help="Accounts that may approve changes of settings, comma-separated; at first: admin."),
+    ] = None,
 ) -> None:
     """Start what does not run yet; options not given keep their last value. Calling it again is harmless."""
     from dataclasses import replace
@@ -72,6 +76,7 @@ def services_start(
         backup=str(backup_place.resolve()) if backup_place else kept.backup,
         notify=kept.notify
         | {k: v for k, v in (("webhook", webhook), ("mail_to", mail_to), ("smtp", smtp)) if v is not None},
+        approvers={"change_request": [part.strip() for part in approvers.split(",")]} if approvers else kept.approvers,
     )
     state = stack.start(home, settings=settings, report=typer.echo)
     if before is None:

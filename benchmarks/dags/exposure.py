@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, PartitionedAtRuntime, get_current_context, task
-from ztfds_deadline import ExposureArrivalDeadline, report_late
+from ztfds_deadline import ExposureArrival, report_late
 from ztfds_tasks import REALTIME, library
 
 ALERTS_DUE = DeadlineAlert(
-    reference=ExposureArrivalDeadline(), interval=timedelta(minutes=10), callback=AsyncCallback(report_late)
+    reference=ExposureArrival(), interval=timedelta(minutes=10), callback=AsyncCallback(report_late)
 )
 
 with DAG("exposure", schedule=PartitionedAtRuntime(), deadline=ALERTS_DUE, default_args=REALTIME) as dag:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from post import Post, post_office
 
 from ztfds.config.triggers import TriggerRules
 from ztfds.operations.control.triggers import ASK_EVERY_S, FILE
@@ -20,13 +24,12 @@ from ztfds.operations.postgres import EmbeddedPostgres
 from ztfds.operations.services import airflow, kafka, stack, supervise
 from ztfds.operations.services.rest import AirflowApi
 from ztfds.operations.services.state import Settings, State
+from ztfds.registry import database
 
 pytestmark = [
     pytest.mark.services,
     pytest.mark.skipif(not find_spec("airflow"), reason="Airflow is not installed (extra 'services')"),
 ]
-
-SETTINGS = Settings(camera="TINY", config_set="tiny", patience_s=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +41,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     EmbeddedPostgres(folder).destroy()
 
 
+@pytest.fixture(scope="module")
+def post() -> Iterator[Post]:
+    """A mail server and a webhook."""
+    with post_office() as opened:
+        yield opened
+
+
 @pytest.fixture
-def up(home: Path) -> State:
-    """The services, started where they do not run."""
-    return stack.start(home, settings=SETTINGS)
+def up(home: Path, post: Post) -> State:
+    """The services, started where they do not run; people are told by mail and webhook."""
+    told = {"mail_to": "night@example.org", "smtp": post.smtp, "webhook": post.webhook}
+    return stack.start(home, settings=Settings(camera="TINY", config_set="tiny", patience_s=3.0, notify=told))
 
 
 @pytest.fixture
@@ -103,20 +114,16 @@ def test_a_file_in_the_inbox_becomes_a_run(up: State, api: AirflowApi) -> None:
     assert not (up.home / "inbox" / "not a survey file.txt").exists()
 
 
-def test_a_late_exposure_is_noticed(up: State, api: AirflowApi) -> None:
+def test_a_late_exposure_is_noticed_and_people_are_told(up: State, api: AirflowApi, post: Post) -> None:
     name = "ztf_20261120000002"
     absent = f"{name}_000601_zr_c06_o.fits.fz"  # never came: the task tries again and again
     api.trigger("exposure", name, conf(name, absent, arrived=timedelta(minutes=9, seconds=55)), partition_key=name)
-    log = up.logs / "triggerer.log"
-    written = [log, *(up.logs / "airflow").rglob("*.log")]
     line = f"exposure {name} is late"
-
-    def noticed() -> bool:
-        nonlocal written
-        written = [log, *(up.logs / "airflow").rglob("*.log")]
-        return any(line in file.read_text(errors="replace") for file in written)
-
-    assert supervise.wait_until(noticed, 90, 1.0)
+    dsn = EmbeddedPostgres(up.home).dsn("ztf_reader")
+    query = "select late_stage, goal_stage from exposures where exposure = %s and late_stage is not null and goal_stage is not null"
+    assert supervise.wait_until(lambda: bool(database.fetch_one(dsn, query, (name,))), 90, 1.0)
+    assert supervise.wait_until(lambda: any(subject.startswith(line) for subject in post.subjects), 30, 0.5)
+    assert any(call.get("exposure") == name and call["stage"] == "not ingested" for call in post.calls)
     api.call("PATCH", f"/api/v2/dags/exposure/dagRuns/{name}", {"state": "failed"})
 
 
@@ -179,6 +186,28 @@ def test_what_a_rule_switches_off_waits_in_the_inbox(up: State, api: AirflowApi)
     assert TriggerRules.model_validate_json((up.home / FILE).read_text()) == TriggerRules(), (
         "kept for a start without a database"
     )
+
+
+def test_an_overdue_day_task_is_told_and_a_dead_mail_server_is_only_said(up: State, post: Post) -> None:
+    script = (
+        "import asyncio, logging; logging.basicConfig(); from ztfds_deadline import report_overdue;"
+        " run = {'dag_id': 'backup', 'dag_run_id': 'test'};"
+        " asyncio.run(report_overdue({'dag_run': run, 'deadline': {'deadline_time': 'noon'}}))"
+    )
+    dsns = {role: EmbeddedPostgres(up.home).dsn(role) for role in ("airflow", "ztf_pipeline", "ztf_reader")}
+    for address in (post.smtp, "127.0.0.1:9"):
+        notify = {"mail_to": "night@example.org", "smtp": address}
+        variables = airflow.environment(replace(up, settings=replace(up.settings, notify=notify)), dsns)
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "nobody could be told of 'backup is overdue" in done.stdout + done.stderr
+    assert post.subjects.count("backup is overdue: not finished by noon") == 1
+    kept = database.fetch_one(
+        dsns["ztf_reader"], "select line from task_outcomes where task = 'backup' and run_id = 'test (overdue)'"
+    )
+    assert kept and kept["line"].startswith("backup is overdue")
 
 
 def test_after_a_kill_of_the_scheduler_a_start_brings_back_what_is_missing(up: State, api: AirflowApi) -> None:

@@ -23,12 +23,12 @@ from ztfds.operations.pages import (
     coverage,
     day,
     drills,
-    history,
     quality,
     readiness,
     references,
     reports,
     reprocessing,
+    runs,
 )
 from ztfds.operations.pages import exposure as exposures
 from ztfds.operations.pages.render import ROOT
@@ -47,7 +47,6 @@ BIG = (
 )  # fmt: skip
 """Tables that grow with every night; partitions of candidates besides."""
 NIGHT_QUADRANTS = 64 * SMALL.exposures
-NIGHT_JOBS = 2 * NIGHT_QUADRANTS
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,9 @@ PAGES: dict[str, tuple[Callable[[Filled], object], int]] = {
     "field": (lambda f: quality.field_page(f.reader, ZTF, f.field), 2500),
     "quadrant of a field": (lambda f: quality.field_page(f.reader, ZTF, f.field, 5), 2500),
     "channel": (lambda f: quality.channel_page(f.reader, 5), 2500),
-    "history": (lambda f: history.history_page(f.reader, history.Search()), 2 * NIGHT_JOBS + 5000),
-    "history of an exposure": (lambda f: history.history_page(f.reader, history.Search(exposure=f.exposure)), 2 * NIGHT_JOBS + 5000),
-    "what failed": (lambda f: history.history_page(f.reader, history.Search(state="failed", text="too few")), 2 * NIGHT_JOBS + 5000),
+    "runs": (lambda f: runs.runs_page(f.reader, {}), 2500),
+    "runs of an exposure": (lambda f: runs.runs_page(f.reader, {"exposure": f.exposure}), 2500),
+    "what failed": (lambda f: runs.runs_page(f.reader, {"state": "error"}), 2500),
     "coverage": (lambda f: coverage.coverage_page(f.reader), 200),
     "coverage picture": (lambda f: coverage.coverage_picture(f.reader, f.archive, "night", NIGHT), 50),
     "fields of a night": (lambda f: coverage.coverage_fields(f.reader, ZTF, NIGHT), 200),
@@ -156,7 +155,7 @@ HTML = [
 ]
 ROUTES = (
     "tonight", "alarms", "reports", "references", "channels", "readiness", "coverage", "day", "reprocessing", "changes", "drills",
-    "quality", "history", "report", "reference", "field", "channel", "exposure", "picture", "sky.js",
+    "quality", "runs", "report", "reference", "field", "channel", "exposure", "picture", "sky.js",
 )  # fmt: skip
 
 
@@ -258,28 +257,6 @@ def test_a_band_needs_history_and_believes_no_scatter_below_its_floor() -> None:
     assert known.departs(2 + 6 * figure.floor) and not known.departs(2 + 4 * figure.floor)
     wide = band(figure, [1.0, 2.0, 3.0, 4.0, 5.0], scatter=1.0)
     assert wide.high - 3.0 == pytest.approx(5 * (1.4826**2 + 1) ** 0.5)
-
-
-def test_the_history_is_searched(filled: Filled) -> None:
-    counted = db.fetch_one(
-        filled.reader, "select count(*)::int as n, min(started)::date as day from jobs where state = 'error' and exposure like %s",
-        (f"ztf_{ids.night_date(NIGHT - 1)}%",),
-    )  # fmt: skip
-    newest = text_of(history.history_page(filled.reader, history.Search()))
-    assert ids.night_iso(NIGHT) in newest and "science" in newest and "worker" in newest
-    one = history.history_page(filled.reader, history.Search(exposure=filled.exposure))
-    ran = db.fetch_one(filled.reader, "select count(*)::int as n from jobs where exposure = %s", (filled.exposure,))
-    assert one.count(f"{ROOT}/exposure/{filled.exposure}/") == ran["n"] >= 128
-    assert f"/dags/exposure/runs/run_{filled.exposure}" in one
-    first = history.history_page(filled.reader, history.Search(step="difference"))
-    older = next(target for target in Links(first).targets if "before=" in target)
-    assert "step=difference" in older
-    past = history.history_page(filled.reader, history.Search(state="failed", day=ids.night_iso(NIGHT - 1)))
-    assert text_of(past).count("12 of at least 20") == counted["n"]
-    assert "Nothing fits" in history.history_page(filled.reader, history.Search(text="50%_off"))
-    for wrong in (history.Search(day="2026-13-01"), history.Search(before="x")):
-        with pytest.raises(FilesMissing):
-            history.history_page(filled.reader, wrong)
 
 
 def test_tonight_says_when_nothing_was_taken_which_service_is_down_and_what_was_late(filled: Filled) -> None:

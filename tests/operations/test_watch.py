@@ -135,7 +135,7 @@ def test_what_cannot_be_told_is_told_later(database, tmp_path, webhook):
     assert hook.heard == [] and ("service_down", "kafka") in open_alarms(database)
     hook.answer = 200
     one.round(NOW + 40)
-    assert [entry["subject"] for entry in hook.heard] == ["kafka"]
+    assert [entry["subject"] for entry in hook.heard] == ["kafka", "webhook"], "and that nobody could be told before"
 
 
 def test_without_a_database_people_are_told_directly(database, tmp_path, webhook):

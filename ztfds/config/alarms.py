@@ -52,6 +52,7 @@ DEFAULT = (
     _rule("nothing_arrives", "ztfds_arrival_gap_seconds", "nothing arrived for {value:.0f} s", above=1800, severity="critical"),
     _rule("deadline_missed", "ztfds_deadline_missed_fraction", "{value:.2f} of the last hour's exposures missed 10 minutes", above=0.05),
     _rule("backup_old", "ztfds_backup_age_days", "the last good backup is {value:.1f} d old", above=2),
+    _rule("telling_failed", "ztfds_telling_failed", "people are not reached by {subject}", above=0, hold_s=0),
     _rule("ephemerides_old", "ztfds_ephemerides_age_days", "the orbits of known objects are {value:.1f} d old", above=3),
 )  # fmt: skip
 """What a new survey begins with."""

@@ -12,7 +12,7 @@ from ztfds.config.sets import ConfigSet, changed_set, named_set, set_for_camera,
 from ztfds.formats.catalogs import StaticCatalogs
 from ztfds.operations.watch.notify import Notifier
 from ztfds.registry.faults import FileFaults
-from ztfds.registry.runner import Runner, no_fault
+from ztfds.registry.runner import Runner, Task, no_fault
 from ztfds.survey.camera import Camera, get_camera
 from ztfds.survey.errors import ConfigurationError
 
@@ -44,6 +44,8 @@ class Context:
         False where an operator has switched off differencing, or the making of packets.
     again : frozenset of str
         Steps (``science``, ``difference``) that are done although their products exist: of a reprocessing.
+    task : Task or None
+        The task of the orchestrator that does the work.
     """
 
     dsn: str
@@ -58,6 +60,7 @@ class Context:
     difference: bool = True
     alerts: bool = True
     again: frozenset[str] = frozenset()
+    task: Task | None = None
 
     @classmethod
     def build(
@@ -111,4 +114,4 @@ class Context:
 
     def runner(self, run_id: str | None = None, attempt: int = 1) -> Runner:
         """The runner of steps for one attempt of one task."""
-        return Runner(self.dsn, self.archive, run_id=run_id, attempt=attempt, fault=self.fault)
+        return Runner(self.dsn, self.archive, run_id=run_id, attempt=attempt, fault=self.fault, task=self.task)

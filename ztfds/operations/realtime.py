@@ -197,8 +197,13 @@ def _finish(context: Context, filename: str, exposure: str, quadrants: tuple[Qua
     reason = "; ".join(f"rcid {q.rcid}: {q.reason}" for q in troubled) or None
     codes = sorted({q.code for q in troubled if q.code and q.state is not CcdState.processed})
     with transaction(context.dsn) as cursor:
+        closed = exposures.is_closed(cursor, exposure)
         exposures.set_ccd_state(cursor, filename, state, error_code=",".join(codes) or None, reason=reason)
         exposures.refresh(cursor, exposure)
+    if closed and any(
+        quadrant.alerts for quadrant in quadrants
+    ):  # its task was cleared alone: no other one will send them
+        _publish_if_possible(context)
     log.info("%s: %s, %d alerts%s", filename, state, sum(q.alerts for q in quadrants), f" ({reason})" if reason else "")
     return Outcome(filename, exposure, state, reason, quadrants)
 
@@ -507,6 +512,14 @@ def _give_up(cursor: Cursor, exposure: str, run_id: str | None) -> None:
             "reason": "every attempt ended without a word: its worker was killed (out of memory?)",
         },
     )
+
+
+def _publish_if_possible(context: Context) -> None:
+    """Send what waits; where the broker is away it goes out with the next exposure."""
+    try:
+        publish_waiting(context)
+    except ServiceDown as error:
+        log.warning("alerts wait: %s", error)
 
 
 def publish_waiting(context: Context) -> Published | None:

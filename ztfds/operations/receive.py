@@ -31,7 +31,7 @@ from ztfds.operations.context import Context
 from ztfds.registry import exposures, products, receipts
 from ztfds.registry.database import Cursor, insert, json_safe, rows, transaction
 from ztfds.registry.products import Step, Subject
-from ztfds.registry.runner import Meter, package_version, sync_folder
+from ztfds.registry.runner import Meter, software_of, sync_folder
 from ztfds.survey import fields, ids, names
 from ztfds.survey.errors import (
     BadData,
@@ -404,9 +404,9 @@ def _register_accepted(cursor: Cursor, context: Context, file: _Arrived, place: 
     name, header = file.name, file.raw.header
     values = exposure_values(context, name, header, file.arrival)
     exposures.register_exposure(cursor, values)
-    software = f"{package_version()}/{STEP.name}/{STEP.version}"
+    software = software_of(STEP)
     products.note_versions(cursor, STEP, software, context.config.ingest)
-    job = _job(cursor, file, name)
+    job = _job(cursor, context, file, name)
     subject = Subject(
         dataset=f"raw/{file.filename}",
         exposure=name.exposure,
@@ -447,7 +447,7 @@ def _register_accepted(cursor: Cursor, context: Context, file: _Arrived, place: 
     )
 
 
-def _job(cursor: Cursor, file: _Arrived, name: RawName) -> int:
+def _job(cursor: Cursor, context: Context, file: _Arrived, name: RawName) -> int:
     """The row of the job of reception, which ends now."""
     used = file.meter.read()
     row = insert(
@@ -457,6 +457,10 @@ def _job(cursor: Cursor, file: _Arrived, name: RawName) -> int:
             "step": STEP.name,
             "dataset": f"raw/{file.filename}",
             "exposure": name.exposure,
+            "nid": name.nid,
+            "swversion": software_of(STEP),
+            "config_hash": context.config.ingest.critical_hash(),
+            **(context.task.columns() if context.task else {}),
             "run_id": file.run_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),

@@ -7,6 +7,7 @@ import datetime as dt
 import io
 import logging
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ STAGES = ("ingested", "calibrated", "differenced", "published")
 """Stages of an exposure after its arrival, in order."""
 
 _EXPOSURES = """
-    select exposure, imgtype, field, filtercode, programid, obsjd, state, reason, late_stage, arrival,
+    select exposure, imgtype, field, filtercode, programid, obsjd, state, reason, late_stage, goal_stage, arrival,
            extract(epoch from ingested - arrival) as ingested, extract(epoch from calibrated - arrival) as calibrated,
            extract(epoch from differenced - arrival) as differenced, extract(epoch from published - arrival) as published,
            (select count(*) from alert_outbox o where o.exposure = e.exposure) as alerts
@@ -199,6 +200,7 @@ def gather(context: Context, nid: int) -> Report:
         ),
         _states_table(exposures),
         _latency_table(exposures),
+        _punctuality_table(exposures),
         Table(
             "Failures by class",
             ("class", "number", "example"),
@@ -232,6 +234,38 @@ def latencies(exposures: Sequence[dict[str, Any]], stage: str = "published") -> 
     return values
 
 
+GOALS_S = {"late_stage": 600.0, "goal_stage": 300.0}
+"""Deadline and goal of alerts after arrival, s, by the column that keeps the stage of those that missed it."""
+REQUIRED_PERCENT = 95.0
+
+
+def percent_within(exposures: Sequence[dict[str, Any]], column: str = "late_stage") -> float | None:
+    """Share of the on-sky exposures that have arrived whose alerts were published in time, percent; None without any.
+
+    Parameters
+    ----------
+    exposures : sequence of dict
+        ``imgtype arrival published differenced alerts`` and the columns of `GOALS_S`; times in s since the arrival.
+    column : str
+        Which limit.
+    """
+    arrived = [row for row in exposures if row["imgtype"] == "o" and row["arrival"] is not None]
+    late = sum(row[column] is not None or any(v > GOALS_S[column] for v in latencies([row])) for row in arrived)
+    return 100.0 * (len(arrived) - late) / len(arrived) if arrived else None
+
+
+def share_in_words(exposures: Sequence[dict[str, Any]], column: str = "late_stage") -> str:
+    """`percent_within` for people."""
+    share = percent_within(exposures, column)
+    return "–" if share is None else f"{share:.1f} %"
+
+
+def missed_stages(exposures: Sequence[dict[str, Any]], column: str) -> str:
+    """In which stages the exposures were that missed a limit, the most frequent first."""
+    counts = Counter(row[column] for row in exposures if row["imgtype"] == "o" and row[column] is not None)
+    return ", ".join(f"{stage} {n}" for stage, n in counts.most_common()) or "none"
+
+
 def percentile(values: Sequence[float], percent: float) -> float | None:
     """Percentile of some values, None without any."""
     return float(np.percentile(values, percent)) if values else None
@@ -250,6 +284,8 @@ def _cards(result: Account, exposures: Sequence[dict[str, Any]]) -> list[tuple[s
         ("median latency", _seconds(percentile(late, 50))),
         ("95 % latency", _seconds(percentile(late, 95))),
         ("missed 10 min", str(sum(row["late_stage"] is not None for row in on_sky))),
+        ("missed 5 min", str(sum(row["goal_stage"] is not None for row in on_sky))),
+        ("within 10 min", share_in_words(exposures)),
     ]
 
 
@@ -298,6 +334,15 @@ def _latency_table(exposures: Sequence[dict[str, Any]]) -> Table:
     return Table(
         "Latency from arrival", ("until", "exposures", "median", "95 %", "longest"), rows, "No exposure got that far."
     )
+
+
+def _punctuality_table(exposures: Sequence[dict[str, Any]]) -> Table:
+    """Alerts in time against the requirement and the goal, and where those were that missed them."""
+    rows = [
+        (f"{limit / 60:.0f} min", share_in_words(exposures, column), required, missed_stages(exposures, column))
+        for (column, limit), required in zip(GOALS_S.items(), (f"{REQUIRED_PERCENT:.0f} %", "goal"), strict=True)
+    ]
+    return Table("Alerts in time", ("within", "exposures", "required", "stage of those that missed it"), rows)
 
 
 def _steps_table(steps: Sequence[dict[str, Any]]) -> Table:

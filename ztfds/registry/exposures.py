@@ -165,6 +165,16 @@ def refresh(cursor: Cursor, exposure: str, *, closed: bool = False) -> ExposureS
     return state
 
 
+_OPEN = (ExposureState.arriving, ExposureState.processing)
+
+
+def is_closed(cursor: Cursor, exposure: str) -> bool:
+    """Whether the work on an exposure had come to an end before: nothing is known to be under way."""
+    cursor.execute("select state from exposures where exposure = %s", (exposure,))
+    found = cursor.fetchone()
+    return found is not None and found[0] not in _OPEN
+
+
 def note_published(cursor: Cursor, exposure: str) -> None:
     """Stamp an exposure as published when the broker has acknowledged all its alerts (or it made none)."""
     cursor.execute(
@@ -204,10 +214,19 @@ def mark_missing(dsn: str, files: Sequence[Mapping[str, Any]]) -> int:
     return touched
 
 
+LIMITS = {"deadline": ("late_stage", "late_noted"), "goal": ("goal_stage", "goal_noted")}
+"""Columns of what was missed: the deadline of 10 minutes, the goal of 5."""
+
+
 def note_late(
-    dsn: str, exposure: str, stage: str, when: datetime | None = None, values: Mapping[str, Any] | None = None
+    dsn: str,
+    exposure: str,
+    stage: str,
+    when: datetime | None = None,
+    values: Mapping[str, Any] | None = None,
+    missed: str = "deadline",
 ) -> None:
-    """Note that an exposure missed its deadline, and in which stage it was; the first miss counts.
+    """Note that an exposure missed its deadline (or the goal), and in which stage it was; the first miss counts.
 
     Parameters
     ----------
@@ -220,13 +239,14 @@ def note_late(
     values : mapping, optional
         Values of `register_exposure`, as far as the file names tell them: an exposure that is not registered yet is registered
         with them first, so that the miss of one that got stuck before its first file was ingested is kept too.
+    missed : {'deadline', 'goal'}
     """
+    column, noted = LIMITS[missed]
     with transaction(dsn) as cursor:
         if values is not None:
             register_exposure(cursor, values)
         cursor.execute(
-            "update exposures set late_stage = coalesce(late_stage, %s), late_noted = coalesce(late_noted, %s, now())"
-            " where exposure = %s",
+            f"update exposures set {column} = coalesce({column}, %s), {noted} = coalesce({noted}, %s, now()) where exposure = %s",
             (stage, when, exposure),
         )
 

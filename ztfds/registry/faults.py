@@ -17,6 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ztfds.survey.errors import BugOrConfiguration
+
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +37,12 @@ def _slow(rule: Mapping[str, Any]) -> None:
     time.sleep(float(rule.get("seconds", 1.0)))
 
 
-ACTIONS: dict[str, Callable[[Mapping[str, Any]], None]] = {"full": _full, "kill": _killed, "slow": _slow}
+def _bug(rule: Mapping[str, Any]) -> None:
+    """The software is at fault: nothing that a retry would mend."""
+    raise BugOrConfiguration(str(rule.get("words", "a bug (drill)")))
+
+
+ACTIONS: dict[str, Callable[[Mapping[str, Any]], None]] = {"full": _full, "kill": _killed, "slow": _slow, "bug": _bug}
 """What a rule can do, by the value of its ``do``."""
 
 

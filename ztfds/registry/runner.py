@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ztfds.formats.atomic import Written, describe
-from ztfds.registry import products
+from ztfds.registry import messages, products
 from ztfds.registry.database import Cursor, insert, rows, transaction
 from ztfds.registry.products import Config, Parent, Step, Subject
 from ztfds.survey.errors import DatabaseDown, StoreDown, ZtfdsError
@@ -162,6 +162,11 @@ def package_version() -> str:
         return "0+unknown"
 
 
+def software_of(step: Step) -> str:
+    """Package release, step and version of its code."""
+    return f"{package_version()}/{step.name}/{step.version}"
+
+
 class Meter:
     """CPU seconds, wall seconds and peak memory of this process from now on."""
 
@@ -204,6 +209,29 @@ class Meter:
 
 
 @dataclass(frozen=True)
+class Task:
+    """The task of the orchestrator that does the work, for the record.
+
+    Attributes
+    ----------
+    dag, task : str
+    map_index : int
+        Which of the mapped tasks of that name, from 0; -1: it is not mapped.
+    waited_s : float or None
+        From the creation of the run to the start of the task, s; None where it had been tried before.
+    """
+
+    dag: str
+    task: str
+    map_index: int = -1
+    waited_s: float | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Its part of a row of ``jobs``."""
+        return {"dag": self.dag, "task": self.task, "map_index": self.map_index, "waited_s": self.waited_s}
+
+
+@dataclass(frozen=True)
 class _Staged:
     """A file in the working folder: what it is, and its size and checksum."""
 
@@ -226,6 +254,8 @@ class Runner:
         Which try it is, from 1.
     fault : callable
         Called with each of `FAULT_POINTS` (as ``<step>:<point>``); may raise or kill, for tests of recovery.
+    task : Task, optional
+        Which task of that run, for the record.
     """
 
     def __init__(
@@ -236,9 +266,10 @@ class Runner:
         run_id: str | None = None,
         attempt: int = 1,
         fault: Callable[[str], None] = no_fault,
+        task: Task | None = None,
     ) -> None:
         self.dsn, self.archive = dsn, Path(archive)
-        self.run_id, self.attempt, self.fault = run_id, attempt, fault
+        self.run_id, self.attempt, self.fault, self.task = run_id, attempt, fault, task
 
     def execute(
         self,
@@ -277,11 +308,12 @@ class Runner:
             The archive or the database refused; nothing is registered.
         """
         provenance = provenance_id(step, subject.dataset, config, parents)
-        before, job_id = self._open(step, subject, provenance)
+        before, job_id = self._open(step, subject, provenance, config)
         if job_id is None:
             return Executed(provenance, before, True, None)
         meter = Meter()
         work = self.archive / WORK / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        about = messages.ABOUT.set(messages.About(step.name, subject.exposure, subject.rcid, subject.nid))
         try:
             self._at(step, "opened")
             value = compute()
@@ -298,13 +330,16 @@ class Runner:
                 error.located(exposure=subject.exposure, rcid=subject.rcid, step=step.name, attempt=self.attempt)
             raise
         finally:
+            messages.ABOUT.reset(about)
             shutil.rmtree(work, ignore_errors=True)
 
     def _at(self, step: Step, point: str) -> None:
         """Let the fault injector act."""
         self.fault(f"{step.name}:{point}")
 
-    def _open(self, step: Step, subject: Subject, provenance: str) -> tuple[dict[str, dict[str, Any]], int | None]:
+    def _open(
+        self, step: Step, subject: Subject, provenance: str, config: Config | None
+    ) -> tuple[dict[str, dict[str, Any]], int | None]:
         """Products that exist already (then no job is opened), or a new job."""
         with transaction(self.dsn) as cursor:
             before = products.by_provenance(cursor, provenance)
@@ -320,6 +355,10 @@ class Runner:
                     "dataset": subject.dataset,
                     "exposure": subject.exposure,
                     "rcid": subject.rcid,
+                    "nid": subject.nid,
+                    "swversion": software_of(step),
+                    "config_hash": config.critical_hash() if config is not None else None,
+                    **(self.task.columns() if self.task else {}),
                     "run_id": self.run_id,
                     "try": self.attempt,
                     "host": socket.gethostname(),
@@ -362,7 +401,7 @@ class Runner:
         meter: Meter,
     ) -> dict[str, dict[str, Any]]:
         """Move the files to their places and register everything, in one transaction."""
-        software = f"{package_version()}/{step.name}/{step.version}"
+        software = software_of(step)
         with transaction(self.dsn) as cursor:
             number = products.next_version(cursor, subject.dataset)
             before = products.by_provenance(cursor, provenance)

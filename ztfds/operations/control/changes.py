@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,44 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[dict[str, Any]]:
         yield {"setting": path, "before": old, "after": new}
 
 
+def parsed(settings: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
+    """Nested differences of settings from what a form holds.
+
+    Parameters
+    ----------
+    settings : mapping, sequence of str or None
+        The nested differences themselves, or lines ``difference.candidates.threshold = 6``; values are JSON, or plain words.
+
+    Raises
+    ------
+    ConfigurationError
+        A line is not of that form.
+    """
+    if settings is None or isinstance(settings, Mapping):
+        return dict(settings or {})
+    found: dict[str, Any] = {}
+    for line in filter(str.strip, settings):
+        path, equals, text = (part.strip() for part in line.partition("="))
+        names = path.split(".")
+        if not equals or not text or not all(names):
+            raise ConfigurationError(
+                f"{line!r} is not understood: write step.name = value, e.g. difference.candidates.threshold = 6"
+            )
+        value: Any = _value(text)
+        for name in reversed(names):
+            value = {name: value}
+        found = merged(found, value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """A value of a setting as it was typed: JSON, or else the words as they are."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def propose(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
     """Keep a proposal.
 
@@ -52,7 +91,7 @@ def propose(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
     context : Context
         With the settings in force.
     form : mapping
-        ``purpose``, ``risk``, ``author``, ``settings`` (nested differences).
+        ``purpose``, ``risk``, ``author``, ``settings`` (as `parsed` takes them).
 
     Returns
     -------
@@ -67,7 +106,7 @@ def propose(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
     words = {name: str(form.get(name) or "").strip() for name in ("purpose", "risk", "author")}
     if lacking := [name for name, value in words.items() if not value]:
         raise ConfigurationError(f"a change needs: {', '.join(lacking)}")
-    changes = dict(form.get("settings") or {})
+    changes = parsed(form.get("settings"))
     found = differences(context.config, changed_set(context.config, changes))
     if not found:
         raise ConfigurationError("nothing would change")

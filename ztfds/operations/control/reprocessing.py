@@ -17,6 +17,7 @@ import numpy as np
 
 from ztfds.config.sets import ConfigSet, changed_set
 from ztfds.operations.context import Context
+from ztfds.operations.control.changes import differences, parsed
 from ztfds.operations.realtime import process_ccd
 from ztfds.registry import candidates, database, summaries
 from ztfds.registry.database import Cursor
@@ -133,10 +134,21 @@ def preview(context: Context, selection: Selection, steps: Sequence[str]) -> dic
 
 
 def preview_in_words(context: Context, form: Mapping[str, Any]) -> str:
-    """What the request of a form would do, in words; raises as `file_request` does."""
-    steps = _checked(context, form)
-    counted = preview(context, Selection.of(form), steps)
-    return in_words("this request", counted) + f"; {counted['alerts']} alerts were made of these exposures"
+    """What the request of a form would do, in lines for whoever approves it; raises as `file_request` does."""
+    steps, selection = _checked(context, form), Selection.of(form)
+    counted = preview(context, selection, steps)
+    changed = differences(context.config, changed_set(context.config, parsed(form.get("settings"))))
+    chosen = ((name, getattr(selection, name)) for name in ("nights", "fields", "rcids", "fids"))
+    lines = [
+        in_words("This request", counted) + f"; {counted['alerts']} alerts were made of these exposures.",
+        f"- asked by {form['author']}: {form['reason']}",
+        f"- made again: {', '.join(steps)}; "
+        + "; ".join(f"{name}: {', '.join(map(str, values)) or 'all'}" for name, values in chosen),
+        *(f"- setting {row['setting']}: {row['before']} → {row['after']}" for row in changed),
+        *([] if changed else ["- with the settings in force"]),
+        f"- alerts of the new candidates are {'sent, under new numbers' if form.get('resend') else 'not sent'}",
+    ]
+    return "\n".join([lines[0], "", *lines[1:]])
 
 
 def _checked(context: Context, form: Mapping[str, Any]) -> list[str]:
@@ -146,7 +158,7 @@ def _checked(context: Context, form: Mapping[str, Any]) -> list[str]:
         raise ConfigurationError("a request needs a name and a reason")
     if not steps:
         raise ConfigurationError(f"a request names what to make again: {', '.join(STEPS)}")
-    changed_set(context.config, dict(form.get("settings") or {}))
+    changed_set(context.config, parsed(form.get("settings")))
     return steps
 
 
@@ -171,10 +183,10 @@ def file_request(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
         Nothing was filed.
     """
     steps, selection = _checked(context, form), Selection.of(form)
-    author, reason, changes = (form.get(name) for name in ("author", "reason", "settings"))
+    author, reason, changes = form.get("author"), form.get("reason"), parsed(form.get("settings"))
     counted = preview(context, selection, steps)
     values = {
-        "author": author, "reason": reason, "selection": vars(selection), "steps": steps, "settings": dict(changes or {}),
+        "author": author, "reason": reason, "selection": vars(selection), "steps": steps, "settings": changes,
         "resend": bool(form.get("resend")), "priority": int(form.get("priority") or 5), "preview": counted,
     }  # fmt: skip
     with database.transaction(context.dsn) as cursor:
@@ -189,7 +201,14 @@ def file_request(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
 
 def in_words(name: str, counted: Mapping[str, Any]) -> str:
     """One line about what a request touches."""
-    cost = f", about {counted['cpu_s'] / 3600:.1f} CPU-hours" if counted["cpu_s"] is not None else ""
+    cpu_s = counted["cpu_s"]
+    cost = (
+        ""
+        if cpu_s is None
+        else f", about {cpu_s / 3600:.1f} CPU-hours"
+        if cpu_s >= 3600
+        else f", about {cpu_s:.0f} CPU-s"
+    )
     locked = f" ({counted['locked']} are locked and stay)" if counted["locked"] else ""
     return (
         f"{name}: {counted['files']} CCD files of {counted['exposures']} exposures; replaces {counted['products']} products,"

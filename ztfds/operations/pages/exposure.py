@@ -38,6 +38,18 @@ _PRODUCTS = """
 _PARENTS = """
     select distinct p.kind, p.filename, p.product_id, p.version from product_parents l join products p on p.product_id = l.parent_id
      where l.product_id = any(%s) order by p.kind, p.filename"""
+_REFERENCE = """
+    select r.reference_id, r.rfid, r.retired from diffimages d join references_ r using (reference_id)
+     where d.exposure = %s and d.rcid = %s"""
+_MARKS = """
+    select distinct m.mark || ': ' || t.reason as mark from product_marks m join products p using (product_id)
+      join reference_retirements t using (retirement_id) where p.exposure = %s and p.rcid = %s and p.vbest > 0"""
+_MESSAGES = """
+    select at, level, source, text, step, rcid from messages where exposure = %s {quadrant} order by message_id desc limit 100"""
+_VERDICTS = """
+    select * from verdicts where exposure = %s {quadrant} order by verdict_id desc"""
+TROUBLED = ("bad", "failed", "quarantined", "missing")
+"""States of a file that somebody should look at."""
 _METRICS = "select step, name, value from qa_metrics where exposure = %s and rcid = %s order by step, name"
 _CANDIDATES = """
     select c.*, o.state as outbox, o.packet, o.topic from (
@@ -46,8 +58,8 @@ _CANDIDATES = """
       left join alert_outbox o using (candid) order by c.alerted desc, c.scorr desc"""
 
 
-def exposure_page(dsn: str, camera: Camera, exposure: str) -> str:
-    """The page of one exposure.
+def exposure_page(dsn: str, camera: Camera, exposure: str, watch: bool = False) -> str:
+    """The page of one exposure, which renews itself if it is to be watched.
 
     Raises
     ------
@@ -62,15 +74,28 @@ def exposure_page(dsn: str, camera: Camera, exposure: str) -> str:
         images = database.rows(cursor, _IMAGES, (exposure,))
         differences = {row["rcid"]: row for row in database.rows(cursor, _DIFFERENCES, (exposure,))}
         jobs = database.rows(cursor, _JOBS.format(quadrant=""), (exposure,))
+        said = database.rows(cursor, _MESSAGES.format(quadrant=""), (exposure,))
+        verdicts = database.rows(cursor, _VERDICTS.format(quadrant=""), (exposure,))
+    errors = {row["rcid"]: row["error_text"] for row in jobs[::-1] if row["state"] in ("error", "killed")}
     return page(
         "exposure",
         exposure=found[0],
         files=files,
-        cells=_cells(exposure, camera, images, differences, {row["ccdid"]: row for row in files}),
+        cells=_cells(exposure, camera, images, differences, {row["ccdid"]: row for row in files}, errors),
         jobs=[row for row in jobs if row["state"] not in ("done", "skipped")],
         n_jobs=len(jobs),
-        run_id=next((row["run_id"] for row in files if row["run_id"]), exposure),
+        runs=_runs(files) or [exposure],
+        troubled=TROUBLED,
+        messages=said,
+        verdicts=verdicts,
+        watch=watch,
     )
+
+
+def _runs(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs of the files of an exposure, those of troubled files first."""
+    ordered = sorted((row for row in files if row["run_id"]), key=lambda row: row["state"] not in TROUBLED)
+    return list(dict.fromkeys(row["run_id"] for row in ordered))
 
 
 def _cells(
@@ -79,13 +104,14 @@ def _cells(
     images: Sequence[Mapping[str, Any]],
     differences: Mapping[int, Mapping[str, Any]],
     files: Mapping[int, Mapping[str, Any]],
+    errors: Mapping[int, str],
 ) -> list[dict[str, Any]]:
     """The focal plane with the state of every quadrant: ``colour``, ``note``, number of alerts and link."""
     science = {row["rcid"]: row for row in images if row["kind"] == "sciimg"}
     cells = []
     for cell in focal_plane(camera, {}):
         made, difference, file = science.get(cell["rcid"]), differences.get(cell["rcid"]), files.get(cell["ccdid"])
-        colour, note = _verdict(made, difference, file)
+        colour, note = _verdict(made, difference, file, errors.get(cell["rcid"]))
         text = difference["nalertpackets"] if difference else ""
         cells.append(
             {**cell, "colour": colour, "note": note, "text": text, "href": f"{ROOT}/exposure/{exposure}/{cell['rcid']}"}
@@ -94,13 +120,18 @@ def _cells(
 
 
 def _verdict(
-    made: Mapping[str, Any] | None, difference: Mapping[str, Any] | None, file: Mapping[str, Any] | None
+    made: Mapping[str, Any] | None,
+    difference: Mapping[str, Any] | None,
+    file: Mapping[str, Any] | None,
+    error: str | None,
 ) -> tuple[str, str]:
     """Colour and words for a quadrant."""
     if file is None:
         return "none", "no file"
     if made is None:
-        return ("bad" if file["state"] in ("bad", "failed", "quarantined", "missing") else "none"), file["state"]
+        if file["state"] == "failed":
+            return ("bad", f"failed: {error}") if error else ("none", "not made: its file failed before")
+        return ("bad" if file["state"] in TROUBLED else "none"), file["state"]
     if made["status"] != 1:
         return "bad", f"not usable: {made['reasons'] or '; '.join(explain(made['infobits']))}"
     if difference is None:
@@ -128,6 +159,14 @@ def quadrant_page(dsn: str, exposure: str, rcid: int) -> str:
         parents = database.rows(cursor, _PARENTS, ([row["product_id"] for row in products],))
         metrics = database.rows(cursor, _METRICS, (exposure, rcid))
         jobs = database.rows(cursor, _JOBS.format(quadrant="and rcid = %s"), (exposure, rcid))
+        said = database.rows(cursor, _MESSAGES.format(quadrant="and rcid = %s"), (exposure, rcid))
+        verdicts = database.rows(
+            cursor,
+            _VERDICTS.format(quadrant="and (rcid is null or rcid = %s) and withdrawn is null"),
+            (exposure, rcid),
+        )
+        reference = database.rows(cursor, _REFERENCE, (exposure, rcid))
+        marks = database.rows(cursor, _MARKS, (exposure, rcid))
         candidates = database.rows(cursor, _CANDIDATES, (found[0]["nid"], exposure, rcid, MOST_CUTOUTS))
     ccdid, qid = ccd_qid(rcid)
     values = {row["name"]: row["value"] for row in metrics if row["value"] is not None}
@@ -142,6 +181,10 @@ def quadrant_page(dsn: str, exposure: str, rcid: int) -> str:
         parents=parents,
         metrics=metrics,
         jobs=jobs,
+        messages=said,
+        verdicts=verdicts,
+        reference=reference[0] if reference else None,
+        marks=[row["mark"] for row in marks],
         candidates=[{**row, "cutouts": _cutouts(row["packet"])} for row in candidates],
         pictures=[name for name, kind in PICTURES.items() if any(row["kind"] == kind for row in products)],
     )

@@ -36,12 +36,27 @@ _VERSIONS = """
     select reference_id, version, vbest, status, retired, nframes, fwhm_px, maglimit, created, coalesce(remarks, reason) as reason
       from references_ where rfid = %(rfid)s order by version desc"""
 
+_ALL = """
+    select reference_id, rfid, field, rcid, fid, version, status, coalesce(remarks, reason) as reason, regenerate from references_
+     where vbest > 0 and field = %s and fid = %s order by rcid"""
+DECISIONS = {
+    "retire": "retire it: mark all dependants, serve it no more, queue a new one",
+    "undo": "take its retirement back",
+    "lock": "lock it: serve this version whatever newer ones there are",
+    "release": "release it: newer ones may replace it again",
+}
+"""What the form can ask for, in words."""
 
-def references_page(dsn: str) -> str:
-    """Counts by field and filter, the queue, those that failed or wait, retirements, and those that could not be made yet."""
+
+def references_page(dsn: str, field: int | None = None, fid: int | None = None) -> str:
+    """Counts by field and filter, the queue, those that failed or wait, retirements, and those that could not be made yet.
+
+    With a field and a filter, all references of these that are served come first.
+    """
     with database.transaction(dsn) as cursor:
         counts, look, tries = (database.rows(cursor, query) for query in (_COUNTS, _LOOK, _TRIES))
         remarked = {(row["field"], row["fid"]): row["n"] for row in database.rows(cursor, _REMARKED)}
+        chosen = database.rows(cursor, _ALL, (field, fid)) if field is not None and fid is not None else []
     for row in tries:
         row["why"] = _grouped(row["rejected"] or [])
     for row in counts:
@@ -53,6 +68,7 @@ def references_page(dsn: str) -> str:
         totals=_totals(counts),
         n_fields=len(counts),
         look=look,
+        chosen=chosen,
         tries=tries,
         queue=queue,
         retired=retired,
@@ -101,7 +117,16 @@ def reference_page(dsn: str, reference_id: int) -> str:
         rejected=row["rejected"] or [],
         versions=database.fetch_all(dsn, _VERSIONS, row),
         found=reference_queue.dependants(dsn, reference_id),
+        actions=_actions(row),
+        decisions=DECISIONS,
     )
+
+
+def _actions(row: dict[str, Any]) -> list[str]:
+    """What can be decided about a reference as it is."""
+    if row["retired"]:
+        return ["undo"]
+    return ["retire", {1: "lock", 2: "release"}.get(row["vbest"], "lock")]
 
 
 def _metrics(values: dict[str, float | None], version: int | None) -> list[dict[str, Any]]:

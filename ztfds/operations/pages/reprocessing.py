@@ -19,6 +19,15 @@ _REQUESTS = """
 _ITEMS = """
     select filename, exposure, state, reason, started, ended from reprocessing_items where request_id = %s
      order by state = 'failed' desc, ended desc nulls last limit 200"""
+ACTIONS = {
+    "waiting": ("pause", "cancel"),
+    "running": ("pause", "cancel"),
+    "paused": ("resume", "cancel", "roll_back"),
+    "done": ("roll_back",),
+    "cancelled": ("roll_back",),
+    "rolled_back": (),
+}
+"""What can be done with a request, by its state."""
 PLOTTED = 12
 """Figures that are plotted, new against old."""
 SIDE = 120
@@ -40,7 +49,15 @@ def request_page(dsn: str, request_id: int) -> str:
     if not found:
         raise FilesMissing(f"there is no reprocessing request {request_id}")
     plots = [(row["name"], scatter(row["old_values"], row["new_values"])) for row in compared[:PLOTTED]]
-    return page("request", r=found[0], items=items, compared=compared, plots=plots, most=COMPARED_FILES)
+    return page(
+        "request",
+        r=found[0],
+        actions=ACTIONS[found[0]["state"]],
+        items=items,
+        compared=compared,
+        plots=plots,
+        most=COMPARED_FILES,
+    )
 
 
 def scatter(old: Sequence[float], new: Sequence[float]) -> dict[str, Any]:

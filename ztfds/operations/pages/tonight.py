@@ -11,7 +11,7 @@ from typing import Any
 
 from ztfds.operations.day.downtime import OPEN_DOWNTIME
 from ztfds.operations.pages.render import bars, page
-from ztfds.operations.report import latencies, percentile
+from ztfds.operations.report import REQUIRED_PERCENT, latencies, percent_within, percentile
 from ztfds.operations.watch.rounds import BLIND_AFTER_S
 from ztfds.registry import database
 from ztfds.survey.camera import Camera
@@ -23,7 +23,7 @@ SHOWN_EXPOSURES, SHOWN_TROUBLES = 120, 40
 
 _NIGHTS = "select nid, nightdate, state from nights order by nid desc limit 60"
 _EXPOSURES = """
-    select exposure, imgtype, field, filtercode, programid, state, reason, late_stage, arrival, published, obsjd,
+    select exposure, imgtype, field, filtercode, programid, state, reason, late_stage, goal_stage, arrival, published, obsjd,
            extract(epoch from differenced - arrival) as differenced_s, extract(epoch from published - arrival) as published_s
       from exposures where nid = %s order by obsjd"""
 _ALERTS = """
@@ -109,6 +109,7 @@ def _cards(exposures: Sequence[Mapping[str, Any]], waiting: Mapping[str, Any]) -
     missed = sum(row["late_stage"] is not None for row in sky)
     oldest = waiting["oldest"]
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+    share = percent_within(sky)  # type: ignore[arg-type]
     p50, p95 = percentile(late, 50), percentile(late, 95)
     return [
         ("exposures on sky", str(len(sky)), False),
@@ -117,6 +118,7 @@ def _cards(exposures: Sequence[Mapping[str, Any]], waiting: Mapping[str, Any]) -
         ("median latency", "–" if p50 is None else f"{p50:.0f} s", False),
         ("95 % latency", "–" if p95 is None else f"{p95:.0f} s", p95 is not None and p95 > DEADLINE_S),
         ("missed 10 min", str(missed), missed > 0),
+        ("within 10 min", "–" if share is None else f"{share:.0f} %", share is not None and share < REQUIRED_PERCENT),
         ("alerts", str(sum(row["alerts"] for row in sky)), False),
         ("alerts waiting", f"{waiting['n']}" + (f", {age:.0f} s" if oldest else ""), age > DEADLINE_S),
     ]

@@ -68,6 +68,8 @@ class Settings:
         Who is told of alarms and gets the nightly report: ``webhook``, ``mail_to``, ``smtp``, ``mail_from``.
     changes : dict
         Differences of settings that a rehearsal tries.
+    approvers : dict of str to list of str
+        Accounts that decide about the runs of a DAG, e.g. of ``change_request``.
     """
 
     camera: str = "ZTF"
@@ -79,6 +81,7 @@ class Settings:
     backup: str = ""
     notify: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    approvers: dict[str, list[str]] = field(default_factory=lambda: {"change_request": ["admin"]})
 
 
 @dataclass
@@ -148,6 +151,7 @@ class State:
             "catalogs": settings.catalogs or str(self.home / "catalogs"),
             "camera": settings.camera,
             "config": settings.config_set,
+            "approvers": settings.approvers,
             **settings.notify,
             **({"settings": settings.changes} if settings.changes else {}),
             **({"faults": str(self.home / "faults.json")} if settings.faults else {}),

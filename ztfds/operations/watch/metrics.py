@@ -60,6 +60,7 @@ HELP = {
     "ztfds_disk_free_bytes": "Free space, by folder.",
     "ztfds_disk_free_fraction": "The same as a share.",
     "ztfds_disk_full_hours": "Hours until a disk is full at the rate of the last hours.",
+    "ztfds_telling_failed": "1 where the last message did not reach people; subject: mail or webhook.",
     "ztfds_watch_round_timestamp_seconds": "When this was measured, Unix time.",
 }
 """What each figure is, for people and for Prometheus."""

@@ -7,7 +7,7 @@ import logging
 import smtplib
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
@@ -53,7 +53,7 @@ class Notifier:
         )
 
     def tell(self, subject: str, content: Mapping[str, Any], html: str | None = None) -> bool:
-        """Send one message on every way that is set up.
+        """Send one message on every way that is set up; one that fails is said in the log and keeps none of the others from being tried.
 
         Parameters
         ----------
@@ -72,16 +72,24 @@ class Notifier:
         Raises
         ------
         ServiceDown
-            A way that is set up did not work.
+            No way that is set up worked.
         """
-        try:
-            if self.webhook:
-                self._post({"text": subject, **content})
-            if self.mail_to:
-                self._mail(subject, content, html)
-        except (OSError, smtplib.SMTPException, ValueError) as error:
-            raise ServiceDown(f"nobody could be told of {subject!r}: {type(error).__name__}: {error}") from error
-        return bool(self.webhook or self.mail_to)
+        failed = self.attempt(subject, content, html)
+        troubles = "; ".join(f"{way}: {trouble}" for way, trouble in failed.items() if trouble)
+        if failed and all(failed.values()):
+            raise ServiceDown(f"nobody could be told of {subject!r}: {troubles}")
+        if troubles:
+            log.error("not everybody could be told of %r: %s", subject, troubles)
+        return bool(failed)
+
+    def attempt(self, subject: str, content: Mapping[str, Any], html: str | None = None) -> dict[str, str]:
+        """Send as `tell` does; returns what went wrong by way (``webhook``, ``mail``), empty where it went well."""
+        ways: dict[str, Callable[[], None]] = {}
+        if self.webhook:
+            ways["webhook"] = lambda: self._post({"text": subject, **content})
+        if self.mail_to:
+            ways["mail"] = lambda: self._mail(subject, content, html)
+        return {way: _trouble(send) for way, send in ways.items()}
 
     def _post(self, content: Mapping[str, Any]) -> None:
         """POST JSON."""
@@ -102,3 +110,12 @@ class Notifier:
         host, _, port = self.smtp.partition(":")
         with smtplib.SMTP(host, int(port or 25), timeout=self.timeout_s) as server:
             server.send_message(message)
+
+
+def _trouble(send: Callable[[], None]) -> str:
+    """What went wrong when something was sent, empty where nothing did."""
+    try:
+        send()
+    except (OSError, smtplib.SMTPException, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

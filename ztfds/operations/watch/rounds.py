@@ -16,7 +16,7 @@ from ztfds.operations.watch import alarms, metrics
 from ztfds.operations.watch.metrics import Disks, Metric
 from ztfds.operations.watch.notify import Notifier
 from ztfds.registry import database
-from ztfds.survey.errors import ConfigurationError, DatabaseDown, ServiceDown, ZtfdsError
+from ztfds.survey.errors import ConfigurationError, DatabaseDown, ZtfdsError
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Watch:
     def _measured(self, now: float) -> tuple[list[Metric], bool]:
         """All figures that can be had, and whether the database answers."""
         found = metrics.from_services(self.probes) + self.disks.metrics(now)
+        found += [Metric("ztfds_telling_failed", float(bool(trouble)), way) for way, trouble in self.ways.items()]
         if (inbox := self.folders.get("inbox")) and inbox.is_dir():
             found += metrics.from_inbox(inbox, now)
         try:
@@ -104,10 +105,7 @@ class Watch:
                 key: alarm[key] for key in ("rule", "subject", "severity", "message", "value", "raised", "cleared")
             }
             runbook = {"runbook": f"{alarms.RUNBOOK}#{alarm['rule']}"}
-            try:
-                self.notifier.tell(alarms.in_words(alarm), {**content, **runbook})
-            except ServiceDown as error:
-                log.warning("%s", error)
+            if not self._told_of(alarms.in_words(alarm), {**content, **runbook}):
                 return
             alarms.note_told(self.dsn, alarm)
 
@@ -117,13 +115,21 @@ class Watch:
             if alarm.key in self._told:
                 continue
             log.error("ALARM %s %s: %s (the database is away)", alarm.severity, alarm.rule, alarm.message)
-            try:
-                self.notifier.tell(f"[{alarm.severity}] {alarm.rule}: {alarm.message}", {"runbook": alarms.RUNBOOK})
-            except ServiceDown as error:
-                log.warning("%s", error)
+            if not self._told_of(f"[{alarm.severity}] {alarm.rule}: {alarm.message}", {"runbook": alarms.RUNBOOK}):
                 return
             self._told.add(alarm.key)
 
+    def _told_of(self, subject: str, content: Mapping[str, object]) -> bool:
+        """Tell people, and remember which ways failed; False where every way did."""
+        found = self.notifier.attempt(subject, content)
+        self.ways = {**self.ways, **found}
+        for way, trouble in found.items():
+            if trouble:
+                log.warning("nobody could be told of %r by %s: %s", subject, way, trouble)
+        return not found or not all(found.values())
+
+    ways: dict[str, str] = field(default_factory=dict)
+    """What went wrong at the last message, by way; empty where it arrived."""
     _told: set[alarms.Key] = field(default_factory=set)
 
     def run(self, stopped: threading.Event, interval_s: float = INTERVAL_S) -> None:
