@@ -54,6 +54,9 @@ def services_start(
     ] = None,
     mail_to: Annotated[str | None, typer.Option(help="Who gets alarms and reports by mail, comma-separated.")] = None,
     smtp: Annotated[str | None, typer.Option(help="Mail server, host:port.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=0, help="Tasks that compute at the same time; 0: one a core, at most four.")
+    ] = None,
 ) -> None:
     """Start what does not run yet; options not given keep their last value. Calling it again is harmless."""
     from dataclasses import replace
@@ -70,6 +73,7 @@ def services_start(
         catalogs=str(catalogs.resolve()) if catalogs else kept.catalogs,
         patience_s=kept.patience_s if patience_s is None else patience_s,
         backup=str(backup_place.resolve()) if backup_place else kept.backup,
+        slots=kept.slots if slots is None else slots,
         notify=kept.notify
         | {k: v for k, v in (("webhook", webhook), ("mail_to", mail_to), ("smtp", smtp)) if v is not None},
     )

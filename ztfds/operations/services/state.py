@@ -68,6 +68,8 @@ class Settings:
         Who is told of alarms and gets the nightly report: ``webhook``, ``mail_to``, ``smtp``, ``mail_from``.
     changes : dict
         Differences of settings that a rehearsal tries.
+    slots : int
+        Tasks of the pool `science` that run at the same time; 0: one a core, at most four.
     """
 
     camera: str = "ZTF"
@@ -79,6 +81,7 @@ class Settings:
     backup: str = ""
     notify: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    slots: int = 0
 
 
 @dataclass
