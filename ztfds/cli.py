@@ -206,6 +206,16 @@ def night(
     raise typer.Exit(rehearse(size, home, typer.echo))
 
 
+@app.command()
+def week(
+    home: Annotated[Path, typer.Option("--home", help="Folder of the week; emptied first.")] = Path("var/week"),
+) -> None:
+    """Let a week of the tiny camera pass unattended; exit status 1 when a report is wrong or somebody had to do something."""
+    from ztfds.simulator.week import main as pass_week
+
+    raise typer.Exit(pass_week(home, typer.echo))
+
+
 @app.command(name="approve-settings")
 def approve_settings(
     who: Annotated[str, typer.Option(help="Your name: kept with the approval.")],
