@@ -112,7 +112,7 @@ def phase(stage: Stage, part: Sequence[Pointing], speed: float) -> dict[str, Any
         "exposures_per_hour": round(3600 * len(names) / sending_s), "busy_slots": round(busy, 2),
         "drained_after_s": round(time.monotonic() - began - sending_s, 1), "missed": stage.missed(runs),
         "cpu_s": {name: round(value / len(names), 3) for name, value in spent.items()},
-        "memory": memory_in_words(rows), "load": [round(load, 1), round(psutil.getloadavg()[0], 1)],
+        "memory": memory_in_words(rows), "samples": rows, "load": [round(load, 1), round(psutil.getloadavg()[0], 1)],
     }  # fmt: skip
 
 

@@ -247,9 +247,12 @@ class Sampler:
 
 
 def memory_in_words(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Start, end, largest and slope [MB, MB per hour] of each quantity; the slope is that after the first fifth of the time."""
+    """Start, end, largest and slope [MB, MB per hour] of each quantity; the slope is that of the second half of the time.
+
+    In the first half every worker of the executor does its first tasks, in which it comes to own pages that it shared with its parent.
+    """
     t = np.array([row["t"] for row in rows])
-    late = t >= t[0] + 0.2 * (t[-1] - t[0])
+    late = t >= t[0] + 0.5 * (t[-1] - t[0])
     found = {}
     for name in rows[0]:
         if name == "t":

@@ -1,4 +1,4 @@
-"""Loaded by every Airflow process: in those that fork tasks it imports the library once, so that each task need not."""
+"""Loaded by every Airflow process: in those that fork tasks it imports the library once; it also says which exposure comes first."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from typing import Any
+
+from ztfds_priority import weight
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,13 @@ def collect_less_often() -> None:
 
 
 collect_less_often()
+
+
+def task_instance_mutation_hook(task_instance: Any, dag_run: Any = None) -> None:
+    """Give the tasks of an exposure the weight of its time (called by Airflow for every task that it makes, perhaps repeatedly)."""
+    found = weight(task_instance.dag_id, task_instance.run_id or "")
+    if found is not None:
+        task_instance.priority_weight = found
 
 
 if os.environ.get("ZTFDS_PRELOAD") and len(sys.argv) > 1 and sys.argv[1] in ("scheduler", "celery"):

@@ -21,7 +21,7 @@ from ztfds.survey.errors import ZtfdsError
 log = logging.getLogger(__name__)
 
 DAG = "end_of_night"
-LOOK_BACK_DAYS = 10
+LOOK_BACK_DAYS = 3
 """Nights of which something arrived in so many days are looked at."""
 
 _NIGHTS = """

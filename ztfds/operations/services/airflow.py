@@ -42,7 +42,7 @@ DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night", "smoot
 """The DAGs that have to be known before work can be sent."""
 
 POOL = "science"
-LIGHT_POOL, LIGHT_SLOTS = "light", 2
+LIGHT_POOL, LIGHT_SLOTS = "light", 4
 DAY_POOL, DAY_SLOTS = "day", 2
 MOST_SLOTS = 4
 """The pool has one slot a core, at most so many, unless the settings say otherwise."""
