@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,10 @@ def test_a_late_exposure_is_noticed(up: State, api: AirflowApi) -> None:
         return any(line in file.read_text(errors="replace") for file in written)
 
     assert supervise.wait_until(noticed, 90, 1.0)
+    _, answer = api.call("GET", f"/api/v2/dags/exposure/dagRuns/{name}/taskInstances?limit=10")
+    weights = {entry["task_id"]: entry["priority_weight"] for entry in answer["task_instances"]}
+    day = (date(2026, 11, 20) - date(2017, 1, 1)).days
+    assert weights == dict.fromkeys(("received", "process_ccd", "close"), 100_000 * day), "the newest exposure first"
     api.call("PATCH", f"/api/v2/dags/exposure/dagRuns/{name}", {"state": "failed"})
 
 
