@@ -51,9 +51,7 @@ def test_every_report_is_right_to_the_unit_and_nobody_did_anything(passed_week: 
 @pytest.mark.slow
 def test_each_night_was_what_it_was_meant_to_be(passed_week: WeekScore) -> None:
     by_kind = {one.kind: one for one in passed_week.nights}
-    assert (
-        by_kind["cloudy"].alerts == 0 and by_kind["cloudy"].states["bad"] == by_kind["cloudy"].states.get("bad", 0) > 0
-    )
+    assert by_kind["cloudy"].alerts == 0 and by_kind["cloudy"].states["bad"] > 0
     assert by_kind["no manifest"].announced < by_kind["no manifest"].sent
     assert by_kind["link down"].reports >= 2, "without its manifest first, then with it"
     assert by_kind["back-log"].reports >= 2, "without the file that came a night late, then with it"
