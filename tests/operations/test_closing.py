@@ -25,13 +25,20 @@ SETTINGS = ClosingConfig(silent_s=3600.0, late_s=600.0, look_s=0.01)
 class Runs:
     """Keeps the runs that were asked for, as Airflow does: a name exists once."""
 
-    def __init__(self):
-        self.made = {}
+    def __init__(self, state="success"):
+        self.made, self.state = {}, state
 
     def trigger(self, dag_id, run_id, conf, *, partition_key=None):
         new = (dag_id, run_id) not in self.made
         self.made.setdefault((dag_id, run_id), conf)
         return new
+
+    def runs(self, dag_id, prefix):
+        return [
+            {"dag_run_id": run, "state": self.state}
+            for dag, run in self.made
+            if dag == dag_id and run.startswith(prefix)
+        ]
 
 
 @pytest.fixture
@@ -70,6 +77,17 @@ def test_a_night_without_a_manifest_is_closed_after_its_silence_once(context, mo
     (((dag, run), conf),) = runs.made.items()
     assert (dag, conf["night"], conf["manifest"], conf["files"]) == ("end_of_night", night, "", [])
     assert run.startswith(f"eon_{night}__") and "2 files are here" in conf["reason"]
+
+
+def test_a_night_is_not_closed_beside_a_run_that_is_at_work(context, mountain, night):
+    arrive(context, mountain, mountain.of_kind("o", 0)[0])
+    passes(context, 2)
+    runs = Runs("running")
+    runs.trigger("end_of_night", f"eon_{night}", {})
+    closer = closing.Closer(context.dsn, runs, lambda: SETTINGS)
+    assert closer.round() == 0, "its manifest is here, and has not been registered yet"
+    runs.state = "failed"
+    assert closer.round() == 1
 
 
 def test_a_night_whose_manifest_is_here_is_left_to_its_run(context, mountain, night):

@@ -74,6 +74,9 @@ class Api(Protocol):
     def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any], *, partition_key: str | None = None) -> bool:
         """Create a run; False when it exists."""
 
+    def runs(self, dag_id: str, prefix: str) -> list[dict[str, Any]]:
+        """List runs by the beginning of their names."""
+
 
 def unclosed(dsn: str, settings: ClosingConfig) -> list[Unclosed]:
     """Nights that are to be closed now although no manifest says so.
@@ -135,11 +138,13 @@ class Closer:
     held: Callable[[], bool] = lambda: False
 
     def round(self) -> int:
-        """Create the runs that are due; returns how many are new."""
+        """Create the runs that are due, of nights of which none is at work; returns how many are new."""
         if self.held():
             return 0
         created = 0
         for night in unclosed(self.dsn, self.settings()):
+            if any(run["state"] in ("queued", "running") for run in self.api.runs(DAG, f"eon_{night.night}")):
+                continue  # its report will have all that has come until then
             if self.api.trigger(DAG, night.run_id, night.conf(datetime.now(UTC))):
                 created += 1
                 log.warning("closing night=%s run=%s: %s", night.night, night.run_id, night.reason)
