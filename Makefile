@@ -69,7 +69,7 @@ bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, SWarp, hotpants, ..
 drill: setup  ## every contingency injected into nights of a sandbox, and scored (tens of minutes)
 	@.venv/bin/ztfds drill $(DRILLS) --home var/drill
 
-week: setup  ## seven nights of the tiny camera, unattended: cloud, a lost manifest, a back-log (a quarter of an hour)
+week: setup  ## seven nights of the tiny camera, unattended: cloud, a lost manifest, a back-log (tens of minutes)
 	@.venv/bin/ztfds week --home var/week
 
 status: ## what runs
