@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels browser night test bounds bench drill lint stop clean status
+.PHONY: help setup kernels browser night week test bounds bench drill lint stop clean status
 
 ZTFDS_NIGHT ?= ccd
 HOME_NIGHT  := var/night
@@ -74,6 +74,9 @@ bench: $(UV)  ## every step beside SExtractor, PSFEx, SCAMP, SWarp, hotpants, ..
 
 drill: setup  ## every contingency injected into nights of a sandbox, and scored (tens of minutes)
 	@.venv/bin/ztfds drill $(DRILLS) --home var/drill
+
+week: setup  ## seven nights of the tiny camera, unattended: cloud, a lost manifest, a back-log (tens of minutes)
+	@.venv/bin/ztfds week --home var/week
 
 status: ## what runs
 	@.venv/bin/ztfds services status --home $(HOME_NIGHT)

@@ -1,28 +1,29 @@
-"""end_of_night: one run for each night, when its manifest has come: account for every file, report, start what follows by rule."""
+"""end_of_night: one run for each night, when its manifest has come, or will not: account for every file, report, start what follows."""
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, task
 from ztfds_tasks import NIGHTLY, SCIENCE, library, nid_of_run, of_run
 
-PATIENCE_S = 2 * 3600
+LONGEST_WAIT_S = 24 * 3600
 
 with DAG("end_of_night", description=__doc__, default_args=NIGHTLY, tags=["nightly"]) as dag:
 
     @task
     def manifest() -> None:
-        """Register the mountain's list of the files of the night."""
+        """Register the mountain's list of the files of the night; a night that is closed without it, or again, brings none."""
         from ztfds.operations import afternoon
 
-        with library() as context:
-            afternoon.receive_manifest(context, of_run("manifest"))
+        if filename := of_run("manifest"):
+            with library() as context:
+                afternoon.receive_manifest(context, filename)
 
-    @task.sensor(mode="reschedule", poke_interval=3, exponential_backoff=True, max_wait=30, timeout=2 * PATIENCE_S)
+    @task.sensor(mode="reschedule", poke_interval=3, exponential_backoff=True, max_wait=30, timeout=LONGEST_WAIT_S)
     def settled() -> bool:
-        """Wait until every exposure of the night is in a terminal state, or for two hours."""
+        """Wait until every exposure of the night is in a terminal state, or for so long as the settings say (two hours)."""
         from ztfds.operations import afternoon
 
         with library() as context:
-            return afternoon.settled(context, of_run("night"), PATIENCE_S)
+            return afternoon.settled(context, of_run("night"), context.config.closing.lost_s, since=of_run("arrival"))
 
     @task(do_xcom_push=True)
     def following() -> list[dict[str, object]]:

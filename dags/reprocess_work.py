@@ -1,5 +1,6 @@
 """reprocess_work: the files of the reprocessing request that comes first, at low priority; started by the forms, or by hand."""
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, get_current_context, task
 from ztfds_tasks import REPROCESSING, library
 
@@ -32,5 +33,14 @@ with DAG(
         with library() as context:
             return reprocessing.finish(context, shared[0]["request_id"]) if shared else "no request waits"
 
+    @task.short_circuit
+    def more() -> bool:
+        """Go on with another run where this one could not take all the files."""
+        from ztfds.operations.control import reprocessing
+
+        with library() as context:
+            return reprocessing.more(context)
+
+    again = TriggerDagRunOperator(task_id="again", trigger_dag_id="reprocess_work")
     shared = begin()
-    work.expand_kwargs(shared) >> finish(shared)
+    work.expand_kwargs(shared) >> finish(shared) >> more() >> again

@@ -163,7 +163,7 @@ def library() -> Iterator[Context]:
 
 
 def of_run(name: str) -> Any:
-    """What the configuration of the present run says, e.g. ``night`` or ``manifest``."""
+    """What the configuration of the present run says, e.g. ``night`` or ``manifest`` (empty: closed without, or again)."""
     from airflow.sdk import get_current_context
 
     return get_current_context()["dag_run"].conf[name]

@@ -58,6 +58,9 @@ def services_start(
         str | None,
         typer.Option(help="Accounts that may approve changes of settings, comma-separated; at first: admin."),
     ] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=0, help="Tasks that compute at the same time; 0: one a core, at most four.")
+    ] = None,
 ) -> None:
     """Start what does not run yet; options not given keep their last value. Calling it again is harmless."""
     from dataclasses import replace
@@ -74,6 +77,7 @@ def services_start(
         catalogs=str(catalogs.resolve()) if catalogs else kept.catalogs,
         patience_s=kept.patience_s if patience_s is None else patience_s,
         backup=str(backup_place.resolve()) if backup_place else kept.backup,
+        slots=kept.slots if slots is None else slots,
         notify=kept.notify
         | {k: v for k, v in (("webhook", webhook), ("mail_to", mail_to), ("smtp", smtp)) if v is not None},
         approvers={"change_request": [part.strip() for part in approvers.split(",")]} if approvers else kept.approvers,
@@ -205,6 +209,16 @@ def night(
     from ztfds.simulator.rehearsal import main as rehearse
 
     raise typer.Exit(rehearse(size, home, typer.echo))
+
+
+@app.command()
+def week(
+    home: Annotated[Path, typer.Option("--home", help="Folder of the week; emptied first.")] = Path("var/week"),
+) -> None:
+    """Let a week of the tiny camera pass unattended; exit status 1 when a report is wrong or somebody had to do something."""
+    from ztfds.simulator.week import main as pass_week
+
+    raise typer.Exit(pass_week(home, typer.echo))
 
 
 @app.command(name="approve-settings")

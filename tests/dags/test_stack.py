@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,15 @@ def test_a_late_exposure_is_noticed_and_people_are_told(up: State, api: AirflowA
     assert supervise.wait_until(lambda: bool(database.fetch_one(dsn, query, (name,))), 90, 1.0)
     assert supervise.wait_until(lambda: any(subject.startswith(line) for subject in post.subjects), 30, 0.5)
     assert any(call.get("exposure") == name and call["stage"] == "not ingested" for call in post.calls)
+    _, answer = api.call("GET", f"/api/v2/dags/exposure/dagRuns/{name}/taskInstances?limit=10")
+    weights = {entry["task_id"]: entry["priority_weight"] for entry in answer["task_instances"]}
+    assert weights == dict.fromkeys(("received", "process_ccd", "close"), of_day(20)), "the newest exposure first"
     api.call("PATCH", f"/api/v2/dags/exposure/dagRuns/{name}", {"state": "failed"})
+
+
+def of_day(day: int) -> int:
+    """Weight of an exposure in the first seconds of a day of November 2026, while exposures come first."""
+    return 100_000 * (date(2026, 11, day) - date(2017, 1, 1)).days
 
 
 def weight(api: AirflowApi, run_id: str, dag_id: str = "exposure", task_id: str = "received") -> int:
@@ -163,7 +171,10 @@ def begun_first(api: AirflowApi, number: int) -> str:
 
 def test_a_change_of_the_rules_turns_the_order_of_waiting_work_round(up: State, api: AirflowApi) -> None:
     assert begun_first(api, 1) == "exposure"
-    assert (weight(api, "ztf_20261121000009"), weight(api, "eon_20261121", "end_of_night", "manifest")) == (1000, 200)
+    assert (weight(api, "ztf_20261121000009"), weight(api, "eon_20261121", "end_of_night", "manifest")) == (
+        of_day(21),
+        200,
+    )
     change_rules(api, "reverse", works=[{"dag": "end_of_night", "weight": 2000}])
     time.sleep(ASK_EVERY_S + 1)
     assert begun_first(api, 2) == "end_of_night", "no restart, no new file"

@@ -169,6 +169,19 @@ def test_pause_resume_cancel_and_priority(ready, mountain):
         reprocessing.control(ready, fast, "pause")
 
 
+def test_a_run_takes_short_tasks_only_and_leaves_the_rest_to_the_next(ready, mountain, monkeypatch):
+    one_exposure(ready, mountain)
+    process(ready, mountain, mountain.of_kind("o", 1)[1])
+    monkeypatch.setattr(reprocessing, "MOST_TASKS", 1)
+    monkeypatch.setattr(reprocessing, "MOST_FILES", 1)
+    number, _ = filed(ready, mountain.plan.dates[1], settings={})
+    assert not reprocessing.more(ready), "nothing is begun"
+    lines, said = worked(ready)
+    assert len(lines) == 1 and said == f"request {number}: 1 unchanged, 1 waiting"
+    assert reprocessing.more(ready)
+    assert worked(ready)[1] == f"request {number}: 2 unchanged" and not reprocessing.more(ready)
+
+
 def test_a_failure_leaves_what_is_served(ready, mountain, monkeypatch):
     outcome, night = one_exposure(ready, mountain)
     before, state = (

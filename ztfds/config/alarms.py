@@ -50,6 +50,7 @@ DEFAULT = (
     _rule("differences_bad", "ztfds_differences_bad_fraction", "{value:.2f} of the night's differences are bad", above=0.2, hold_s=300),
     _rule("files_failed", "ztfds_files_failed", "{value:.0f} files of the night failed", above=0, hold_s=0),
     _rule("nothing_arrives", "ztfds_arrival_gap_seconds", "nothing arrived for {value:.0f} s", above=1800, severity="critical"),
+    _rule("manifest_missing", "ztfds_manifest_missing", "{value:.0f} nights were reported without their manifest", above=0, hold_s=0),
     _rule("deadline_missed", "ztfds_deadline_missed_fraction", "{value:.2f} of the last hour's exposures missed 10 minutes", above=0.05),
     _rule("backup_old", "ztfds_backup_age_days", "the last good backup is {value:.1f} d old", above=2),
     _rule("telling_failed", "ztfds_telling_failed", "people are not reached by {subject}", above=0, hold_s=0),

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from ztfds.config.alerts import AlertConfig
-from ztfds.config.base import StepConfig
+from ztfds.config.base import NON_CRITICAL, StepConfig
+from ztfds.config.closing import ClosingConfig
 from ztfds.config.detrend import BiasConfig, FlatConfig, IngestConfig, LowFrequencyConfig, QualityConfig, SplitConfig
 from ztfds.config.difference import DifferenceConfig, ReferenceConfig
 from ztfds.config.photometry import ScienceConfig
@@ -36,6 +37,9 @@ class ConfigSet(StepConfig):
     difference: DifferenceConfig = Field(default_factory=DifferenceConfig, description="Differences and candidates.")
     alerts: AlertConfig = Field(default_factory=AlertConfig, description="Alert packets.")
     solarsystem: SolarSystemConfig = Field(default_factory=SolarSystemConfig, description="Known Solar-System objects.")
+    closing: ClosingConfig = Field(
+        default_factory=ClosingConfig, description="When nights are closed.", json_schema_extra=NON_CRITICAL
+    )
 
 
 def ztf() -> ConfigSet:

@@ -33,8 +33,11 @@ _SENT_AND_SEEN = """
      order by m.filename"""
 
 _UNANNOUNCED = """
-    select c.filename, c.state, c.reason
+    select c.filename, null as sent_sha256, r.verdict, r.sha256 as received_sha256, r.reason as receipt_reason,
+           c.state, c.reason, c.exposure, c.ingested, c.path, c.bytes as archived_bytes, e.imgtype
       from ccdfiles c join exposures e using (exposure)
+      left join lateral (select verdict, sha256, reason from receipts r where r.filename = c.filename
+                          order by verdict = 'accepted' desc, receipt_id desc limit 1) r on true
      where e.nid = %s and c.state <> 'missing'
        and not exists (select 1 from manifest_files m join manifests a using (manifest_id)
                         where m.filename = c.filename and not a.superseded)
@@ -44,6 +47,8 @@ _UNANNOUNCED = """
        and not exists (select 1 from manifest_files m join manifests a using (manifest_id)
                         where m.filename = t.filename and not a.superseded)
      order by 1"""
+
+_ANNOUNCED = "select 1 from manifests where nid = %s and part = 'night' and not superseded"
 
 _PRODUCTS = "select kind, path, bytes from products where nid = %s and vbest > 0"
 
@@ -70,6 +75,9 @@ class Account:
     ----------
     nid : int
         Night number.
+    announced : bool
+        Whether the manifest of the night has come. Without it the files that came are counted all the same, but `sent` has only
+        those of the afternoon's manifest, and nobody can say what is missing.
     sent, received, ingested, processed, archived, quarantined : int
         Numbers of files of the manifests; `processed` counts files in a final state with products (calibration
         frames and telemetry: ingested and archived).
@@ -90,6 +98,7 @@ class Account:
     """
 
     nid: int
+    announced: bool = True
     sent: int = 0
     received: int = 0
     ingested: int = 0
@@ -135,22 +144,27 @@ def account(context: Context, nid: int) -> Account:
     night = _night_pattern(nid)
     with database.transaction(context.dsn) as cursor:
         files = database.rows(cursor, _SENT_AND_SEEN, (nid,))
+        announced = bool(database.rows(cursor, _ANNOUNCED, (nid,)))
         unannounced = database.rows(cursor, _UNANNOUNCED, (nid, nid))
         products = database.rows(cursor, _PRODUCTS, (nid,))
         extras = database.rows(cursor, _EXTRAS, (nid, night))
         doubled = database.rows(cursor, _DOUBLED, (night,))[0]["n"]
         alerts = database.rows(cursor, _ALERTS, (nid,))[0]
-    result = Account(nid, sent=len(files), duplicated=doubled)
+    result = Account(nid, announced, sent=len(files), duplicated=doubled)
+    if not announced:
+        result.differences.append(
+            f"the manifest of the night has not come: {len(unannounced)} files are here that no manifest names"
+        )
+        files += unannounced
     for row in files:
         _count_file(result, row, archive)
     _count_alerts(result, alerts)
     result.states = dict(Counter(_state_of(row) for row in files))
     result.duplicates_received = sum(row["verdict"] == "duplicate" for row in extras)
     result.notes += [f"{row['filename']}: {row['verdict']}: {row['reason']}" for row in extras]
-    result.differences += [f"{row['filename']}: came but is in no manifest ({row['state']})" for row in unannounced]
+    if announced:
+        result.differences += [f"{row['filename']}: came but is in no manifest ({row['state']})" for row in unannounced]
     result.differences += _absent_products(products, archive)
-    if not files:
-        result.differences.append("no manifest of this night has arrived")
     if doubled:
         result.differences.append(f"{doubled} files were accepted more than once")
     logger.info(

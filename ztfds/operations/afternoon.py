@@ -454,7 +454,9 @@ def _refuse_manifest(context: Context, path: Path, checksum: str, error: BadData
     move(path, context.archive / place, checksum)
 
 
-def settled(context: Context, night: str, patience_s: float, part: str = "night") -> bool:
+def settled(
+    context: Context, night: str, patience_s: float, part: str = "night", since: datetime | str | None = None
+) -> bool:
     """Whether everything that the manifests of a night name has come to an end; after the patience, what never came is missing.
 
     The night waits for everything; the afternoon's calibrations for the files of their own manifest alone.
@@ -467,6 +469,8 @@ def settled(context: Context, night: str, patience_s: float, part: str = "night"
     patience_s : float
         Time after the (last) manifest's arrival at which waiting ends, s.
     part : {'night', 'calibration'}
+    since : datetime or ISO 8601 str, optional
+        When waiting began, if that was later, or if no manifest has come.
 
     Returns
     -------
@@ -474,7 +478,7 @@ def settled(context: Context, night: str, patience_s: float, part: str = "night"
         True when every file is in a final state and, for the night, every exposure is closed and no alert waits (without a
         broker alerts wait for ever: they do not count); or when the patience is over.
     """
-    about = {"nid": ids.nid_of_date(night), "part": part, "broker": bool(context.kafka)}
+    about = {"nid": ids.nid_of_date(night), "part": part, "broker": bool(context.kafka), "since": since}
     open_files = fetch_all(context.dsn, _OPEN_FILES, about)
     open_exposures = fetch_all(context.dsn, _OPEN_EXPOSURES, about) if part == "night" else []
     if not open_files and not open_exposures:
@@ -489,7 +493,7 @@ def settled(context: Context, night: str, patience_s: float, part: str = "night"
 
 
 _MANIFEST_AGE = """
-    select extract(epoch from now() - max(arrival)) as age from manifests
+    select extract(epoch from now() - greatest(max(arrival), %(since)s::timestamptz)) as age from manifests
     where nid = %(nid)s and not superseded and (%(part)s = 'night' or part = %(part)s)"""
 
 _OPEN_FILES = """

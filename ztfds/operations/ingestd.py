@@ -381,7 +381,13 @@ def watch(watcher: Watcher, api: Api, stopped: threading.Event, interval_s: floa
 
 
 def main(home: Path, camera: str, patience_s: float) -> None:
-    """Watch the inbox of a home folder with the account that `ztfds services start` made, until SIGTERM or Ctrl-C."""
+    """Watch the inbox of a home folder with the account that `ztfds services start` made, until SIGTERM or Ctrl-C.
+
+    Two threads beside it watch the survey's figures, and close nights that no manifest closes.
+    """
+    from ztfds.operations.closing import Closer
+    from ztfds.operations.context import Context
+    from ztfds.operations.control.changes import in_force
     from ztfds.operations.control.triggers import FILE, Source
     from ztfds.operations.day.downtime import Hold
     from ztfds.operations.postgres import EmbeddedPostgres
@@ -397,7 +403,10 @@ def main(home: Path, camera: str, patience_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     threading.Thread(target=watch_of(state).run, args=(stopped,), name="watch", daemon=True).start()
-    dsn = EmbeddedPostgres(home).dsn("ztf_reader")
-    hold, rules = Hold(dsn), Source(dsn, state.home / FILE, keeps=True)
+    api, database = AirflowApi(state.api_url, "ingestd", state.passwords["ingestd"]), EmbeddedPostgres(home)
+    hold, rules = Hold(database.dsn("ztf_reader")), Source(database.dsn("ztf_reader"), state.home / FILE, keeps=True)
+    context = Context.build(database.dsn("ztf_pipeline"), state.places)
+    closer = Closer(context.dsn, api, lambda: in_force(context).config.closing, held=hold)
+    threading.Thread(target=closer.run, args=(stopped,), name="closer", daemon=True).start()
     watcher = Watcher(Path(state.roots["inbox"]), len(get_camera(camera).ccdids), patience_s, held=hold, rules=rules)
-    watch(watcher, AirflowApi(state.api_url, "ingestd", state.passwords["ingestd"]), stopped)
+    watch(watcher, api, stopped)

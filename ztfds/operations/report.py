@@ -118,6 +118,10 @@ class Report:
     def verdict(self) -> str:
         """One line for the operator."""
         count = len(self.account.differences)
+        if not self.account.announced:
+            return f"manifest missing, {self.account.received} files here" + (
+                f"; {count} lines to look at" if count > 1 else ""
+            )
         return "every file accounted for" if self.clean else f"{count} difference{'s' if count > 1 else ''} to look at"
 
 

@@ -32,6 +32,8 @@ STEPS = ("science", "difference")
 """What can be made again: P2 and P5, P6."""
 MOST_TASKS = 4000
 """Mapped tasks of one run: files are shared out among so many at most."""
+MOST_FILES = 3
+"""Files of one task at most: nothing is pre-empted, so real time may have to wait for one. What is left over is for the next run."""
 COMPARED = (
     "seeing_px", "maglim", "magzp", "zp_rms_mag", "median_background_dn", "n_psfcat", "scorr_width_raw", "n_candidates", "diffmaglim",
 )  # fmt: skip
@@ -220,7 +222,7 @@ def in_words(name: str, counted: Mapping[str, Any]) -> str:
 
 
 def begin(context: Context) -> list[dict[str, Any]]:
-    """Take the request that comes first and share out its files.
+    """Take the request that comes first and share out its files, or as many of them as a run can take.
 
     Returns
     -------
@@ -242,7 +244,7 @@ def begin(context: Context) -> list[dict[str, Any]]:
             " order by exposure desc, filename",
             (number,),
         )
-    names = [row["filename"] for row in todo]
+    names = [row["filename"] for row in todo][: MOST_TASKS * MOST_FILES]
     size = max(1, math.ceil(len(names) / MOST_TASKS))
     return [{"request_id": number, "filenames": names[k : k + size]} for k in range(0, len(names), size)]
 
@@ -366,6 +368,14 @@ def finish(context: Context, request_id: int) -> str:
                 (line, request_id),
             )
     return line
+
+
+def more(context: Context) -> bool:
+    """Whether files of a request that goes on were not shared out, so that another run has to take them."""
+    query = """
+        select 1 from reprocessing_items i join reprocessing_requests r using (request_id)
+         where r.state = 'running' and i.state = 'waiting' limit 1"""
+    return bool(database.fetch_all(context.dsn, query))
 
 
 def _counts(cursor: Cursor, request_id: int) -> dict[str, int]:

@@ -42,10 +42,10 @@ DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night", "smoot
 """The DAGs that have to be known before work can be sent."""
 
 POOL = "science"
-LIGHT_POOL, LIGHT_SLOTS = "light", 2
+LIGHT_POOL, LIGHT_SLOTS = "light", 4
 DAY_POOL, DAY_SLOTS = "day", 2
 MOST_SLOTS = 4
-"""The pool has one slot a core, at most so many."""
+"""The pool has one slot a core, at most so many, unless the settings say otherwise."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -64,9 +64,9 @@ def repository() -> Path:
     return root
 
 
-def slots() -> int:
-    """Number of tasks that run at the same time: one a core, at most four."""
-    return max(1, min(MOST_SLOTS, len(os.sched_getaffinity(0))))
+def slots(wanted: int = 0) -> int:
+    """Number of tasks that run at the same time: as many as are wanted; 0: one a core, at most four."""
+    return wanted or max(1, min(MOST_SLOTS, len(os.sched_getaffinity(0))))
 
 
 def connections(state: State, dsns: Mapping[str, str]) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _settings(state: State, dsn: str) -> dict[str, str]:
             "executor": "ztfds_executor.PromptLocalExecutor",  # plugins/settings: notices ends of tasks at once
             # The pool limits the work to one task a core. The executor gets more workers, because the supervisor of a finished
             # task can sleep until its next heartbeat, while the task's slot of the pool is free at once.
-            "parallelism": 2 * slots() + 8,
+            "parallelism": 2 * slots(state.settings.slots) + 8,
             "max_active_tasks_per_dag": 64,  # counted for each run; 16 would throttle wide mappings
             "max_active_runs_per_dag": 64,
             "max_map_length": 8192,  # references of a night: field x quadrant x filter
@@ -319,7 +319,7 @@ def ensure_ready(state: State, timeout_s: float = 180.0) -> None:
     client = AirflowApi(state.api_url, "admin", state.passwords["admin"], timeout_s=60.0)
     try:
         client.warm()
-        client.ensure_pool(POOL, slots())
+        client.ensure_pool(POOL, slots(state.settings.slots))
         client.ensure_pool(LIGHT_POOL, LIGHT_SLOTS)
         client.ensure_pool(DAY_POOL, DAY_SLOTS)
         if not supervise.wait_until(lambda: client.dags() >= wanted, timeout_s, pause_s=0.25):

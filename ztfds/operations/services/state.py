@@ -70,6 +70,8 @@ class Settings:
         Differences of settings that a rehearsal tries.
     approvers : dict of str to list of str
         Accounts that decide about the runs of a DAG, e.g. of ``change_request``.
+    slots : int
+        Tasks of the pool `science` that run at the same time; 0: one a core, at most four.
     """
 
     camera: str = "ZTF"
@@ -82,6 +84,7 @@ class Settings:
     notify: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     approvers: dict[str, list[str]] = field(default_factory=lambda: {"change_request": ["admin"]})
+    slots: int = 0
 
 
 @dataclass

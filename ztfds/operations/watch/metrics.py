@@ -52,6 +52,7 @@ HELP = {
     "ztfds_differences_bad_fraction": "Share of the newest night's difference images that are bad (of at least 20).",
     "ztfds_files_failed": "CCD files of the newest night in the state failed.",
     "ztfds_arrival_gap_seconds": "Time since the last arrival in a night that has begun and has no manifest yet.",
+    "ztfds_manifest_missing": "Nights of the last four that were reported without their manifest.",
     "ztfds_calibration_age_days": "Age of the newest accepted calibration at the last exposure, by type.",
     "ztfds_references_failed": "References that came out unusable in 24 h.",
     "ztfds_jobs_failed": "Executions of steps in the last hour that ended with an error.",
@@ -102,6 +103,10 @@ _QUERIES = (
             select extract(epoch from now() - max(arrival)) from exposures join night using (nid)
              where not exists (select 1 from manifests m where m.nid = night.nid and m.part = 'night')
             having max(arrival) > now() - interval '16 hours'), 0) as value, '' as subject""",
+    """select 'ztfds_manifest_missing' as name, count(*) as value, '' as subject from nights n
+        where n.nid > (select max(nid) - 4 from nights)
+          and exists (select 1 from products p where p.nid = n.nid and p.kind = 'nightreport_html' and p.vbest > 0)
+          and not exists (select 1 from manifests m where m.nid = n.nid and m.part = 'night' and not m.superseded)""",
     """select 'ztfds_calibration_age_days' as name, last.jd - max(c.valid_from_jd) as value, c.caltype as subject
         from calibrations c, (select max(obsjd) as jd from exposures where imgtype = 'o') as last
        where c.accepted and c.caltype in ('bias', 'hifreqflat') and last.jd is not null group by c.caltype, last.jd""",
