@@ -45,6 +45,7 @@ with DAG(
         subject="Put change {{ ti.xcom_pull(task_ids='propose') }} in force?",
         body="{{ params.purpose }}\n\nRisk: {{ params.risk }}\n\n{{ ti.xcom_pull(task_ids='rehearse') }}",
         options=["Approve", "Reject"],
+        do_xcom_push=True,  # the answer, for the task that decides
     )
 
     @task(do_xcom_push=True, trigger_rule="all_done")

@@ -261,7 +261,7 @@ def test_a_change_of_settings_is_rehearsed_refused_to_an_operator_and_approved_b
     operator.see("May decide: admin")
     assert "The rehearsal has no new problem" in operator.text() and "injected transients alerted" in operator.text()
     operator.click("Approve")
-    operator.see("not a respondent")
+    operator.see("You do not have permission")
     assert observatory.query(validated), "nothing has been decided"
     with logged_in(observatory, "admin") as admin:
         admin.open(where)
