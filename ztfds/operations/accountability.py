@@ -33,20 +33,18 @@ _SENT_AND_SEEN = """
      order by m.filename"""
 
 _UNANNOUNCED = """
-    select c.filename, null as sent_sha256, r.verdict, r.sha256 as received_sha256, r.reason as receipt_reason,
-           c.state, c.reason, c.exposure, c.ingested, c.path, c.bytes as archived_bytes, e.imgtype
-      from ccdfiles c join exposures e using (exposure)
-      left join lateral (select verdict, sha256, reason from receipts r where r.filename = c.filename
+    select f.filename, null as sent_sha256, r.verdict, r.sha256 as received_sha256, r.reason as receipt_reason,
+           f.state, f.reason, f.exposure, f.ingested, f.path, f.bytes as archived_bytes, f.imgtype
+      from (select c.filename, c.state, c.reason, c.exposure, c.ingested, c.path, c.bytes, e.imgtype
+              from ccdfiles c join exposures e using (exposure) where e.nid = %s
+             union all
+            select filename, state, reason, null, ingested, path, bytes, 'telemetry' from telemetry_files where nid = %s) f
+      left join lateral (select verdict, sha256, reason from receipts r where r.filename = f.filename
                           order by verdict = 'accepted' desc, receipt_id desc limit 1) r on true
-     where e.nid = %s and c.state <> 'missing'
+     where f.state <> 'missing'
        and not exists (select 1 from manifest_files m join manifests a using (manifest_id)
-                        where m.filename = c.filename and not a.superseded)
-     union all
-    select t.filename, t.state, t.reason from telemetry_files t
-     where t.nid = %s and t.state <> 'missing'
-       and not exists (select 1 from manifest_files m join manifests a using (manifest_id)
-                        where m.filename = t.filename and not a.superseded)
-     order by 1"""
+                        where m.filename = f.filename and not a.superseded)
+     order by f.filename"""
 
 _ANNOUNCED = "select 1 from manifests where nid = %s and part = 'night' and not superseded"
 
