@@ -86,8 +86,9 @@ def measure(stage: Stage, before: list[Pointing], now: list[Pointing], options: 
         "idle": quiet, "beside": busy, "bulk": intruders(stage, busy.pop("windows")),
     }  # fmt: skip
     quiet.pop("windows")
-    result["aim_s"] = round(1.1 * quiet["latency_s"]["p50"] + work_s, 2)
-    result["aim_max_s"] = round(1.1 * quiet["latency_s"]["max"] + work_s, 2)
+    length = result["bulk"]["length_s"]  # as they were, start-up included
+    result["aim_s"] = round(1.1 * quiet["latency_s"]["p50"] + length["p50"], 2)
+    result["aim_max_s"] = round(1.1 * quiet["latency_s"]["max"] + length["max"], 2)
     held = busy["latency_s"]["p50"] <= result["aim_s"] and busy["latency_s"]["max"] <= result["aim_max_s"]
     result["within"] = bool(held and filled >= stage.slots)
     return result
