@@ -35,7 +35,7 @@ MOST_TASKS = 4000
 MOST_FILES = 3
 """Files of one task at most: nothing is pre-empted, so real time may have to wait for one. What is left over is for the next run."""
 COMPARED = (
-    "seeing_px", "maglim", "magzp", "zp_rms_mag", "median_background_dn", "n_psfcat", "scorr_width_raw", "n_candidates", "diffmaglim",
+    "seeing_px", "maglim_mag", "magzp", "zp_rms_mag", "median_background_dn", "n_psfcat", "scorr_width_raw", "n_candidates", "diffmaglim",
 )  # fmt: skip
 """Quality figures shown first in a comparison, where they exist; all others follow."""
 
