@@ -1,5 +1,7 @@
 """Exposures, references, quality and documents in the registry."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -38,6 +40,23 @@ def test_later_knowledge_fills_in_and_does_not_overwrite(database):
         exposures.register_exposure(cursor, {**later, "obsjd": 1.0, "programid": 3, "arrival": T0 + timedelta(1)})
     row = exposures.find(database.reader, EXPOSURE)
     assert (row["obsjd"], row["expid"], row["programid"], row["arrival"]) == (2458454.80001, 70030001, 2, T0)
+
+
+def test_files_that_come_at_once_agree_on_one_exposure(database):
+    """Every file registers its exposure in a transaction of its own; none may trip over the number that another one gives it."""
+    together = threading.Barrier(4)
+
+    def register(start: int) -> None:
+        for k in range(60):
+            values = {**BASE, "exposure": f"ztf_20181202{400000 + k}", "expid": 70040000 + k, "arrival": T0}
+            together.wait()
+            with db.transaction(database.pipeline) as cursor:
+                exposures.register_exposure(cursor, values)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(register, range(4)))
+    found = db.fetch_all(database.reader, "select expid from exposures where expid between 70040000 and 70040059")
+    assert len(found) == 60
 
 
 def test_state_and_stage_times_follow_the_ccd_files(database):

@@ -40,19 +40,20 @@ def register_exposure(cursor: Cursor, values: Mapping[str, Any]) -> None:
     """
     ensure_night(cursor, int(values["nid"]))
     known = {name: values.get(name) for name in _EXPOSURE_COLUMNS}
-    columns = ", ".join(known)
+    inserted = [name for name in known if name != "expid"]
     fill = ", ".join(
         f"{name} = coalesce(e.{name}, excluded.{name})"
         for name in ("fid", "programid", "programpi", "exptime", "airmass", "ra", "dec")
     )
     values = {name: plain(value) for name, value in known.items()}
     cursor.execute(
-        f"insert into exposures as e ({columns}) values ({', '.join(f'%({name})s' for name in known)})"
+        f"insert into exposures as e ({', '.join(inserted)}) values ({', '.join(f'%({name})s' for name in inserted)})"
         f" on conflict (exposure) do update set {fill}, arrival = least(e.arrival, excluded.arrival),"
-        " obsjd = case when e.expid is null and excluded.expid is not null then excluded.obsjd else e.obsjd end",
+        " obsjd = case when e.expid is null and %(expid)s::bigint is not null then excluded.obsjd else e.obsjd end",
         values,
     )
-    # Apart from the rest: a statement that may change a key waits for every transaction that refers to the row.
+    # Apart from the rest: a statement that may change a key waits for every transaction that refers to the row; and of two files
+    # of an exposure that come at once the second would break the rule of different numbers before it waited for the first.
     if known["expid"] is not None:
         cursor.execute("update exposures set expid = %(expid)s where exposure = %(exposure)s and expid is null", values)
 
