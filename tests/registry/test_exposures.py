@@ -44,7 +44,7 @@ def test_later_knowledge_fills_in_and_does_not_overwrite(database):
 
 def test_files_that_come_at_once_agree_on_one_exposure(database):
     """Every file registers its exposure in a transaction of its own; none may trip over the number that another one gives it."""
-    together = threading.Barrier(4)
+    together = threading.Barrier(4, timeout=20)
 
     def register(start: int) -> None:
         for k in range(60):
