@@ -109,7 +109,7 @@ def test_the_whole_way_from_past_to_packet_keeps_the_rule(images: list[dict[str,
     table["flux"], table["fluxunc"] = 100.0, 1.0
     stamps = (np.zeros((63, 63), np.float32),) * 3
     made: Any = type("Made", (), {"candidates": table, "cutouts": {3: stamps}})
-    past = alerting.Past([detections(images)], [images], [(0, None)], np.zeros(1, int))
+    past = alerting.Past([detections(images)], [images], [(0, None)], np.zeros(1, int), [])
     fact = [{**facts(programid=program), **alerting.facts(made, past, "x.fits.fz", CONFIG)[0]}]
     forced = {0: [{**image, "rfid": 1, "procstatus": "0"} for image in images]}
     (packet,) = alerting.prepare(made, fact, past, [0], forced, CONFIG).values()

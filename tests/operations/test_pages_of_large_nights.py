@@ -155,7 +155,7 @@ HTML = [
 ]
 ROUTES = (
     "tonight", "alarms", "reports", "references", "channels", "readiness", "coverage", "day", "reprocessing", "changes", "drills",
-    "quality", "runs", "report", "reference", "field", "channel", "exposure", "picture", "sky.js",
+    "quality", "runs", "report", "telemetry", "rules", "reference", "field", "channel", "exposure", "picture", "sky.js",
 )  # fmt: skip
 
 

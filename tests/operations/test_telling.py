@@ -96,10 +96,10 @@ def test_the_nightly_report_arrives_as_a_page_with_its_figures(ready, mountain, 
     assert report.send_report(told, nid)
     (mail,), (call,) = post.mails, post.calls
     text, page = mail.get_body(("plain",)).get_content(), mail.get_body(("html",)).get_content()
-    assert mail["subject"].startswith(f"Night {exposure[4:12]}") and "Alerts in time" in text
+    assert mail["subject"].strip().startswith(f"Night {exposure[4:12]}") and "Alerts in time" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("5 min"))
     assert "0.0 %" in line and "differenced 1" in line
     assert page.startswith("<!doctype html>") and "data:image/png;base64," in page
-    assert call["text"] == mail["subject"] and "Accountability of files" in call["report"]
+    assert call["text"] == mail["subject"].strip() and "Accountability of files" in call["report"]
     with pytest.raises(ServiceDown):
         report.send_report(replace(ready, places={**ready.places, "mail_to": "a@example.org", "smtp": AWAY}), nid)

@@ -158,7 +158,9 @@ def test_no_connection_is_held_while_computing(dsn, tmp_path, database):
     seen = []
 
     def compute() -> float:
-        query = "select count(*)::int as n from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
+        query = """
+            select count(*)::int as n from pg_stat_activity
+             where datname = %s and pid <> pg_backend_pid() and backend_type = 'client backend'"""
         seen.append(db.fetch_one(database.owner, query, (database.name,))["n"])
         return 1.0
 

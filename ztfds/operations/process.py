@@ -414,9 +414,12 @@ def _announce(context: Context, files: Sequence[RawFile]) -> None:
             groups.setdefault((file.name.date, part), []).append(
                 ManifestFile(file.path.name, facts.bytes, facts.sha256)
             )
+            groups.setdefault(
+                (file.name.date, "night"), []
+            )  # a night of calibration frames alone: its manifest is empty
     for (date, part), entries in groups.items():
         announced = receipts.manifest_files(context.dsn, ids.nid_of_date(date), part)
-        if {(e.name, e.sha256) for e in entries} == {(row["filename"], row["sha256"]) for row in announced}:
+        if entries and {(e.name, e.sha256) for e in entries} == {(row["filename"], row["sha256"]) for row in announced}:
             continue
         manifest = make_manifest(date, part, context.camera.name, datetime.now(UTC).isoformat(), entries)
         path = context.inbox / names.manifest_filename(date, part)
