@@ -26,7 +26,7 @@ with DAG(
         from ztfds.operations.control import changes
 
         with library() as context:
-            return changes.propose(context, form())[0]
+            return changes.propose(context, form(), get_current_context()["run_id"])[0]
 
     @task(do_xcom_push=True, retries=0)
     def rehearse(change_id: int) -> str:
@@ -36,6 +36,7 @@ with DAG(
 
         proposed = changes.parsed(form()["settings"])
         with library() as context:
+            changes.begin_rehearsal(context.dsn, change_id)
             home, now = context.archive.parent / "rehearsal", changes.accumulated(context.dsn)
             both = validate(home, now, proposed)
             return changes.note_validation(context.dsn, change_id, *both)
@@ -45,19 +46,23 @@ with DAG(
         subject="Put change {{ ti.xcom_pull(task_ids='propose') }} in force?",
         body="{{ params.purpose }}\n\nRisk: {{ params.risk }}\n\n{{ ti.xcom_pull(task_ids='rehearse') }}",
         options=["Approve", "Reject"],
+        execution_timeout=None,  # a person may take days
         do_xcom_push=True,  # the answer, for the task that decides
     )
 
     @task(do_xcom_push=True, trigger_rule="all_done")
     def decide(change_id: int) -> str:
-        """Put it in force if it was approved, else reject it."""
+        """Put it in force if it was approved, else reject it; without an answer it stays, to be rehearsed again."""
+        from airflow.sdk.exceptions import AirflowFailException
+
         from ztfds.operations.control import changes
 
-        answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
-        by = (answer.get("responded_by_user") or {}).get("name") or "nobody"
-        comment = "" if answer else "nobody was asked: the rehearsal or the question failed"
+        answer = get_current_context()["ti"].xcom_pull(task_ids="approve")
         with library() as context:
-            return changes.decide(context, change_id, answer.get("chosen_options") == ["Approve"], by, comment)
+            if not answer:
+                raise AirflowFailException(changes.leave_undecided(context.dsn, change_id))
+            by = (answer.get("responded_by_user") or {}).get("name") or "nobody"
+            return changes.decide(context, change_id, answer["chosen_options"] == ["Approve"], by)
 
     number = propose()
     rehearse(number) >> approve >> decide(number)

@@ -1,4 +1,4 @@
-"""database_care: every morning, partitions ahead, vacuum and analyze where it is worth it, and a report on size and bloat."""
+"""database_care: every morning, partitions ahead, old messages, vacuum and analyze where it is worth it, size and bloat."""
 
 from datetime import timedelta
 

@@ -1,14 +1,14 @@
 """prepare_field: an operator's form; a field off the grid gets its calibrator catalogs, and its exposures are let in."""
 
 from airflow.sdk import DAG, Param, task
-from ztfds_tasks import DAY, day_run
+from ztfds_tasks import DAY, day_run, who
 
 FORM = {
     "field": Param(
         2000, type="integer", minimum=2000, maximum=9999, title="Field", description="As in the file names."
     ),
-    "ra": Param(0.0, type="number", minimum=0, maximum=360, title="Right ascension", description="Of its centre, deg."),
-    "dec": Param(0.0, type="number", minimum=-90, maximum=90, title="Declination", description="Of its centre, deg."),
+    "ra": Param(None, type="number", minimum=0, exclusiveMaximum=360, title="Right ascension", description="Of its centre, deg."),
+    "dec": Param(None, type="number", minimum=-90, maximum=90, title="Declination", description="Of its centre, deg."),
     "words": Param("", type="string", title="What it is", description="E.g. the target."),
     "source": Param(
         "",
@@ -25,8 +25,8 @@ FORM = {
         title="Send again",
         description="Quarantined files of the field go into the inbox once more.",
     ),
-    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
-}
+    "author": who(),
+}  # fmt: skip
 
 with DAG("prepare_field", description=__doc__, params=FORM, default_args=DAY, tags=["by hand", "D6"]) as dag:
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, get_current_context, task
 from ztfds_deadline import due
-from ztfds_tasks import DAY, day_run
+from ztfds_tasks import DAY, day_run, who
 
 NIGHT = {"type": "string", "pattern": "^([0-9]{8})?$"}
 FORM = {
@@ -13,7 +13,7 @@ FORM = {
     "last": Param("", **NIGHT, title="Last night", description="YYYYMMDD, UT, of the data release."),
     "title": Param("", type="string", title="Title", description="Of the data release."),
     "remarks": Param("", type="string", title="Remarks", description="For its notes: what users should know."),
-    "author": Param("", type="string", title="Who", description="Your name; needed to freeze."),
+    "author": who(),
     "verify": Param(
         False,
         type="boolean",

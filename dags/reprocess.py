@@ -40,6 +40,7 @@ with DAG("reprocess", description=__doc__, params=FORM, default_args=DAY, tags=[
         task_id="approve",
         subject="Process this again?",
         body="{{ ti.xcom_pull(task_ids='preview') }}",
+        execution_timeout=None,  # a person may take days
     )
 
     @task(do_xcom_push=True)

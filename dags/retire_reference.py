@@ -31,7 +31,10 @@ with DAG("retire_reference", description=__doc__, params=FORM, default_args=DAY,
             return reference_service.preview(context, form())
 
     approve = ApprovalOperator(
-        task_id="approve", subject="Decide about this reference?", body="{{ ti.xcom_pull(task_ids='preview') }}"
+        task_id="approve",
+        subject="Decide about this reference?",
+        body="{{ ti.xcom_pull(task_ids='preview') }}",
+        execution_timeout=None,  # a person may take days
     )
 
     @task(do_xcom_push=True)

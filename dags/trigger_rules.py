@@ -1,7 +1,7 @@
 """trigger_rules: an operator's form; which event starts which DAG, in which order, and whose tasks come first."""
 
 from airflow.sdk import DAG, Param, task
-from ztfds_tasks import DAY, LIGHT, day_run
+from ztfds_tasks import DAY, LIGHT, day_run, who
 
 FORM = {
     "triggers": Param(
@@ -27,7 +27,7 @@ FORM = {
         0, type="integer", minimum=-1, title="Begin with version", description="0: the present one. -1: as shipped."
     ),
     "only_look": Param(False, type="boolean", title="Only look", description="Check, and show the differences."),
-    "author": Param("", type="string", minLength=1, title="Who", description="Your name."),
+    "author": who(),
     "reason": Param("", type="string", minLength=5, title="Why", description="Kept with the version."),
 }
 

@@ -38,6 +38,7 @@ def main(folder: str) -> None:
                 "mapped": task.is_mapped,
                 "downstream": sorted(task.downstream_task_ids),
                 "mode": getattr(task, "mode", None),
+                "answer_within": str(getattr(task, "response_timeout", "nobody is asked")),
             }
         dags[dag.dag_id] = {
             "tasks": tasks,

@@ -114,6 +114,16 @@ def test_waiting_holds_no_slot(parsed: dict[str, Any]) -> None:
     assert {task["mode"] for task in waiting.values()} == {"reschedule"}
 
 
+def test_people_may_take_their_time_to_answer(parsed: dict[str, Any]) -> None:
+    asked = {
+        dag_id: task["answer_within"]
+        for dag_id, dag in parsed["dags"].items()
+        for task in dag["tasks"].values()
+        if task["answer_within"] != "nobody is asked"
+    }
+    assert asked == dict.fromkeys(("change_request", "reprocess", "retire_reference"), "None")
+
+
 RETRIES = """
 from ztfds_tasks import ByConsequence
 from ztfds.survey import errors

@@ -253,7 +253,17 @@ def test_a_change_of_settings_is_rehearsed_refused_to_an_operator_and_approved_b
         operator.fill("#element_risk", "faint transients are lost: seen in the completeness")
         operator.fill("#element_settings", "difference.candidates.threshold = 5.5")
 
+    blocked = observatory.context.archive.parent / "rehearsal"
+    assert not blocked.exists()
+    blocked.write_text("a file where the rehearsal wants its folder: it cannot begin")
     run = fill_form(operator, "change_request", fill)
+    undecided = "select 1 from setting_changes where state = 'failed' and comment ~ 'no end$'"
+    until(observatory, operator, undecided, (), "the rehearsal fails, and the change stays")
+    blocked.unlink()
+    page(observatory, operator, "changes")
+    operator.see("its rehearsal came to no end")
+    operator.click("Rehearse again")
+    operator.see("tasks run again")
     where = f"{observatory.state.api_url}/dags/change_request/runs/{quote(run, safe='')}/required_actions"
     validated = "select 1 from setting_changes where state = 'validated'"
     observatory.wait(lambda: bool(observatory.query(validated)), "the change is rehearsed", 3000)

@@ -18,6 +18,7 @@ FORM = {
     "settings": {"difference": {"candidates": {"threshold": 5.5}}},
 }  # fmt: skip
 SOUND = {"alerts": 100, "scorr_width": 1.0, "problems": []}
+BAD = {**SOUND, "problems": ["90 of 100 injected transients alerted"]}
 
 
 @pytest.fixture
@@ -82,13 +83,37 @@ def test_changes_add_up_and_are_withdrawn_in_order(context):
 
 def test_a_rehearsal_with_new_problems_cannot_be_approved(context):
     number, _ = changes.propose(context, FORM)
-    words = changes.note_validation(
-        context.dsn, number, SOUND, {**SOUND, "problems": ["90 of 100 injected transients alerted"]}
-    )
-    assert "new problems: 90 of 100" in words
+    with pytest.raises(ConfigurationError, match="new problems: 90 of 100"):
+        changes.note_validation(context.dsn, number, SOUND, BAD)
     with pytest.raises(ConfigurationError, match="is failed"):
         changes.decide(context, number, True, "B. Operator")
     assert "rejected" in changes.decide(context, number, False, "B. Operator")
+
+
+def test_what_nobody_decided_is_rehearsed_again_and_what_was_decided_is_not(context):
+    number, line = changes.propose(context, FORM, "run_1")
+    assert changes.propose(context, FORM, "run_1") == (number, line), "a repeated task proposes nothing new"
+    changes.begin_rehearsal(context.dsn, number)  # it dies
+    assert f"change {number} is not decided, its rehearsal came to no end" in changes.leave_undecided(
+        context.dsn, number
+    )
+    page = changes_page(context.dsn)
+    assert "Rehearse again" in page and "its rehearsal came to no end" in page and "run_1" in page
+    changes.begin_rehearsal(context.dsn, number)
+    assert "Rehearse again" not in changes_page(context.dsn)
+    with pytest.raises(ConfigurationError, match="new problems"):
+        changes.note_validation(context.dsn, number, SOUND, BAD)
+    assert "has new problems" in changes.leave_undecided(context.dsn, number)
+    for answer in (None, "Approve"):
+        changes.begin_rehearsal(context.dsn, number)
+        changes.note_validation(context.dsn, number, SOUND, SOUND)
+        if answer is None:
+            assert "nobody answered" in changes.leave_undecided(context.dsn, number)
+    changes.decide(context, number, True, "B. Operator")
+    assert "Rehearse again" not in changes_page(context.dsn)
+    for act in (changes.begin_rehearsal, changes.leave_undecided):
+        with pytest.raises(ConfigurationError, match="is in force"):
+            act(context.dsn, number)
 
 
 def test_proposals_that_make_no_sense_are_refused(context):

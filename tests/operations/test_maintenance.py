@@ -9,8 +9,9 @@ import pytest
 
 from ztfds.config.operations import LIMITS
 from ztfds.operations.context import Context
-from ztfds.operations.day import health, maintenance, nightfiles
+from ztfds.operations.day import cleanup, health, maintenance, nightfiles
 from ztfds.registry import database as db
+from ztfds.registry import messages
 from ztfds.registry.candidates import column_types
 from ztfds.survey.errors import NoWork, StoreDown
 
@@ -129,6 +130,34 @@ def test_the_whole_care_and_its_doubts(context):
     figures["tables"] = [{"name": "jobs", "live": 10**5, "dead": 2 * 10**5}]
     lines = maintenance.doubts(figures)
     assert len(lines) == 3 and "mostly dead" in lines[2]
+
+
+def say(dsn, *ages_d):
+    """Messages of tasks, so many days old."""
+    with db.transaction(dsn) as cursor:
+        cursor.execute(
+            "insert into messages (at, level, source, text, host) select now() - make_interval(days => age), 'warning', 's', 'w', 'h'"
+            " from unnest(%s) as age",
+            (list(ages_d),),
+        )
+
+
+def said(dsn):
+    return db.fetch_one(dsn, "select count(*)::int as n from messages")["n"]
+
+
+def test_old_messages_go_when_the_rules_say_so(context, database):
+    say(context.dsn, 1, 29, 31, 89, 91, 100, 400)
+    done = maintenance.care(context)
+    assert "3 old messages deleted" in done.line and done.figures["pruned"] == 3 and said(context.dsn) == 4
+    cleanup.set_rules(database.operator, {"message_days": 30}, "ops", "nobody looks that far back")
+    assert maintenance.care(context).figures["pruned"] == 2 and said(context.dsn) == 2
+    cleanup.set_rules(database.operator, {"message_days": None}, "ops", "keep them")
+    say(context.dsn, *[400] * 7)
+    assert maintenance.care(context).figures["pruned"] == 0 and said(context.dsn) == 9
+    assert messages.prune(context.dsn, 30, at_once=3) == 7, "in several transactions"
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        messages.prune(database.operator, 30)
 
 
 def test_health_counts_jobs_errors_and_what_is_stuck(context):

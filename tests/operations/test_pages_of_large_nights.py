@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import survey_tables
 from benchmarks.survey_tables import NIGHT, SMALL
+from ztfds.operations.context import Context
+from ztfds.operations.epochs import Epochs
 from ztfds.operations.pages import (
     alarms,
     changes,
@@ -36,10 +38,12 @@ from ztfds.operations.pages.tonight import timeline, tonight
 from ztfds.operations.postgres import ADMIN
 from ztfds.registry import database as db
 from ztfds.registry import summaries
+from ztfds.registry.products import by_filename
 from ztfds.survey import fields, ids
 from ztfds.survey.camera import TINY, ZTF
 from ztfds.survey.errors import FilesMissing
 from ztfds.survey.figures import all_figures, band
+from ztfds.survey.names import RawName
 
 BIG = (
     "products", "qa_metrics", "jobs", "diffimages", "alert_outbox", "split_quality", "ccdfiles", "receipts", "references_",
@@ -148,6 +152,26 @@ def test_a_page_reads_what_it_shows_and_nothing_in_sequence(filled: Filled, name
         read = reading(filled, work)
     assert {table: seq for table, (seq, _) in read.items() if seq} == {}
     assert sum(idx for _, idx in read.values()) <= most, read
+
+
+def test_a_file_and_the_states_of_a_folder_are_looked_up_by_name(filled: Filled, postgres, tmp_path) -> None:
+    product = db.fetch_one(
+        filled.reader, "select filename, product_id from products where vbest > 0 and kind = 'psfcat' limit 1"
+    )
+    files = db.fetch_all(filled.reader, "select filename, state from ccdfiles where exposure = %s", (filled.exposure,))
+    raw = [RawName.parse(row["filename"]) for row in files]
+    places = {**dict.fromkeys(("archive", "inbox", "catalogs"), str(tmp_path)), "camera": "ztf"}
+    context, found = Context.build(filled.reader, places), []
+    look_ups = {
+        "product": lambda f: found.append(by_filename(f.reader, product["filename"])["product_id"]),
+        "states": lambda f: found.append(Epochs(context, tmp_path, raw)._states()),
+    }
+    for name, work in look_ups.items():
+        with without_sequential_reading(postgres):
+            read = reading(filled, work)
+        assert {table: seq for table, (seq, _) in read.items() if seq} == {}, name
+        assert sum(idx for _, idx in read.values()) <= 1500, read  # references of a field: 128
+    assert found == [product["product_id"], {row["filename"]: row["state"] for row in files}]
 
 
 HTML = [

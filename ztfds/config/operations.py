@@ -8,7 +8,7 @@ from ztfds.config.base import StepConfig
 
 
 class Retention(StepConfig):
-    """How long files are kept. Whatever the age: nothing goes whose content was not verified elsewhere just before.
+    """How long files, and what tasks said, are kept. Whatever the age: nothing goes whose content was not verified elsewhere just before.
 
     None: never removed. Operators set new versions with ``ztfds retention``; the newest version in the database counts.
     """
@@ -38,6 +38,11 @@ class Retention(StepConfig):
     )
     log_days: float | None = Field(
         30.0, ge=2, description="Airflow's task logs, d: 130 MB a night. What became of a task stays in the database."
+    )
+    message_days: float | None = Field(
+        90.0,
+        ge=7,
+        description="Warnings and errors of tasks in the database, d. How each attempt ended is kept in the jobs for ever.",
     )
 
 

@@ -20,8 +20,9 @@ MOST_EARLY, LEAST_EARLY = 15, 6
 USABLE = ("calibrated", "processed")
 """States of a file that can be in a reference."""
 
-_STATES = "select filename, state from ccdfiles"
-_REFERENCES = "select distinct field, fid, rcid / 4 + 1 as ccdid from references_ where status = 1 and vbest > 0"
+_STATES = "select filename, state from ccdfiles where filename = any(%s)"
+_REFERENCES = """
+    select distinct field, fid, rcid / 4 + 1 as ccdid from references_ where status = 1 and vbest > 0 and field = any(%s)"""
 
 
 @dataclass
@@ -77,7 +78,8 @@ class Epochs:
         self.context, self.path, self.names = context, folder / FILENAME, list(files)
         before, states = self._stored(), self._states()
         with_reference = {
-            key_of(row["field"], row["fid"], row["ccdid"]) for row in database.fetch_all(context.dsn, _REFERENCES)
+            key_of(row["field"], row["fid"], row["ccdid"])
+            for row in database.fetch_all(context.dsn, _REFERENCES, (sorted({name.field for name in self.names}),))
         }
         found: dict[str, set[str]] = {}
         calibrated: dict[str, set[str]] = {}
@@ -131,8 +133,10 @@ class Epochs:
         return {key: Group(**value) for key, value in json.loads(self.path.read_text()).items()}
 
     def _states(self) -> Mapping[str, str]:
-        """States of all registered files by name."""
-        return {row["filename"]: row["state"] for row in database.fetch_all(self.context.dsn, _STATES)}
+        """States of those files that are registered, by name: with and without the end that says that they are compressed."""
+        filenames = [name.filename.removesuffix(".fz") for name in self.names]
+        both = [*filenames, *(f"{filename}.fz" for filename in filenames)]
+        return {row["filename"]: row["state"] for row in database.fetch_all(self.context.dsn, _STATES, (both,))}
 
     def _with_states(self, states: Mapping[str, str]) -> list[tuple[RawName, str | None]]:
         """The files with their states, whether they are called ``.fits.fz`` or ``.fits``."""

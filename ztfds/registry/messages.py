@@ -10,13 +10,18 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ztfds.registry.database import connect, insert
+from ztfds.registry.database import connect, insert, transaction
 from ztfds.survey.errors import DatabaseDown
 
 MOST = 200
 """So many messages of one task are kept; the last of them says that there were more."""
 LONGEST = 2000
 """Characters of a message that are kept."""
+AT_ONCE = 20_000
+"""So many messages are deleted in one transaction."""
+_PRUNE = """
+    delete from messages where message_id in (
+        select message_id from messages where at < now() - make_interval(secs => %s) order by at limit %s)"""
 
 
 @dataclass(frozen=True)
@@ -96,3 +101,15 @@ def collected(dsn: str, task: Mapping[str, Any], about: About | None = None) -> 
         yield
     finally:
         library.removeHandler(collector)
+
+
+def prune(dsn: str, days: float, at_once: int = AT_ONCE) -> int:
+    """Delete messages that are older than some days, in short transactions; returns how many."""
+    gone = 0
+    while True:
+        with transaction(dsn) as cursor:
+            cursor.execute(_PRUNE, (days * 86400.0, at_once))
+            deleted = cursor.rowcount
+        gone += deleted
+        if deleted < at_once:
+            return gone

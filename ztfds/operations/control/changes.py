@@ -30,6 +30,14 @@ FIGURES = {
     "wall_s": ("wall time, s", -1),
 }
 """Key figures of a rehearsal, in words, and whether more is better (1), worse (-1) or neither."""
+OPEN = ("proposed", "validated", "failed")
+"""States of a change about which nobody has decided; in each it may be rehearsed (again)."""
+UNDECIDED = {
+    "proposed": "its rehearsal came to no end",
+    "validated": "nobody answered",
+    "failed": "its rehearsal has new problems",
+}
+"""Why a run ended without a decision, by the state in which it left its change."""
 
 
 def differences(before: ConfigSet, after: ConfigSet) -> list[dict[str, Any]]:
@@ -83,8 +91,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def propose(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
-    """Keep a proposal.
+def propose(context: Context, form: Mapping[str, Any], run_id: str = "") -> tuple[int, str]:
+    """Keep a proposal; a run of the orchestrator proposes one change, however often its task is repeated.
 
     Parameters
     ----------
@@ -92,6 +100,8 @@ def propose(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
         With the settings in force.
     form : mapping
         ``purpose``, ``risk``, ``author``, ``settings`` (as `parsed` takes them).
+    run_id : str
+        The run, if any.
 
     Returns
     -------
@@ -111,10 +121,27 @@ def propose(context: Context, form: Mapping[str, Any]) -> tuple[int, str]:
     if not found:
         raise ConfigurationError("nothing would change")
     with database.transaction(context.dsn) as cursor:
-        values = {**words, "changes": changes, "differences": {"list": found}}
-        row = database.insert(cursor, "setting_changes", values, "returning change_id")
+        values = {**words, "changes": changes, "differences": {"list": found}, "run_id": run_id or None}
+        tail = (
+            "on conflict (run_id) where run_id is not null do update set run_id = excluded.run_id returning change_id"
+        )
+        row = database.insert(cursor, "setting_changes", values, tail)
         number = int(row["change_id"]) if row else 0
     return number, f"change {number}: " + "; ".join(f"{d['setting']} {d['before']} → {d['after']}" for d in found)
+
+
+def begin_rehearsal(dsn: str, change_id: int) -> None:
+    """Note that a change is rehearsed now; what came of an earlier rehearsal counts no more.
+
+    Raises
+    ------
+    ConfigurationError
+        Somebody has decided about it.
+    """
+    statement = "update setting_changes set state = 'proposed', validation = null, comment = null where change_id = %s"
+    with database.transaction(dsn) as cursor:
+        _row(cursor, change_id, OPEN)
+        cursor.execute(statement, (change_id,))
 
 
 def note_validation(dsn: str, change_id: int, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -124,6 +151,11 @@ def note_validation(dsn: str, change_id: int, before: Mapping[str, Any], after: 
     -------
     str
         The figures in words, for whoever decides.
+
+    Raises
+    ------
+    ConfigurationError
+        The rehearsal has problems that it has not without the change; its figures are kept.
     """
     rows = [
         {"figure": name, "words": words, "before": before.get(name), "after": after.get(name), "better": better}
@@ -132,14 +164,15 @@ def note_validation(dsn: str, change_id: int, before: Mapping[str, Any], after: 
     new = [problem for problem in after.get("problems") or [] if problem not in (before.get("problems") or [])]
     state = "failed" if new else "validated"
     with database.transaction(dsn) as cursor:
-        _row(cursor, change_id, ("proposed", "failed", "validated"))
+        _row(cursor, change_id, OPEN)
         cursor.execute(
             "update setting_changes set state = %s, validation = %s where change_id = %s",
             (state, database.plain({"figures": rows, "problems": new}), change_id),
         )
+    if new:
+        raise ConfigurationError(f"the rehearsal of change {change_id} has new problems: {'; '.join(new)}")
     lines = [f"| {row['words']} | {_short(row['before'])} | {_short(row['after'])} |" for row in rows]
-    verdict = f"**The rehearsal has new problems: {'; '.join(new)}**" if new else "The rehearsal has no new problem."
-    return "\n".join([verdict, "", "| | before | after |", "|---|---|---|", *lines])
+    return "\n".join(["The rehearsal has no new problem.", "", "| | before | after |", "|---|---|---|", *lines])
 
 
 def _short(value: Any) -> str:
@@ -156,13 +189,22 @@ def decide(context: Context, change_id: int, approved: bool, who: str, comment: 
     """
     if not who.strip():
         raise ConfigurationError("a decision needs a name")
-    states = ("validated",) if approved else ("proposed", "validated", "failed")
+    states = ("validated",) if approved else OPEN
     with database.transaction(context.dsn) as cursor:
         row = _row(cursor, change_id, states)
         if approved:
             _approve(cursor, changed_set(context.config, row["changes"]), who, change_id)
         _decided(cursor, change_id, "in_force" if approved else "rejected", who, comment)
     return f"change {change_id} is {'in force' if approved else 'rejected'} ({who})"
+
+
+def leave_undecided(dsn: str, change_id: int) -> str:
+    """Note that a run ended without a decision: the change stays, to be rehearsed again; returns one line."""
+    with database.transaction(dsn) as cursor:
+        why = UNDECIDED[_row(cursor, change_id, OPEN)["state"]]
+        statement = "update setting_changes set state = 'failed', comment = %s where change_id = %s"
+        cursor.execute(statement, (why, change_id))
+    return f"change {change_id} is not decided, {why}: rehearse it again (page Changes), or leave it"
 
 
 def withdraw(context: Context, change_id: int, who: str, comment: str) -> str:

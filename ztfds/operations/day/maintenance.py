@@ -1,4 +1,4 @@
-"""Care of the database: partitions ahead, retirement, vacuum and analyze where it is worth it, and a report."""
+"""Care of the database: partitions ahead, retirement, old messages, vacuum and analyze where it is worth it, and a report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from psycopg2 import sql
 from ztfds.config.operations import LIMITS
 from ztfds.formats.atomic import sha256_of
 from ztfds.operations.context import Context
-from ztfds.operations.day import outcomes
+from ztfds.operations.day import cleanup, outcomes
 from ztfds.operations.day.outcomes import Outcome
-from ztfds.registry import database
+from ztfds.registry import database, messages
 from ztfds.registry.database import answering, connect
 from ztfds.survey import ids
 
@@ -61,16 +61,23 @@ def care(context: Context, *, keep_nights: int = 0, everything: bool = False) ->
     ahead = make_ahead(context.dsn, today)
     dropped = drop_unused(context.dsn, today)
     retired, refused = retire(context, keep_nights) if keep_nights else ([], [])
+    pruned = prune_messages(context.dsn)
     treated, problems = vacuum(context.dsn, everything)
     figures = describe(context.dsn)
     before = outcomes.newest_good(context.dsn, "database_care")
     grown = figures["bytes"] - before["figures"].get("bytes", figures["bytes"]) if before else 0
     line = (
         f"{figures['bytes'] / 1e9:.2f} GB ({grown / 1e9:+.2f}), {len(treated)} tables vacuumed, {ahead} partitions made ahead,"
-        f" {dropped} unused dropped, {len(retired)} nights retired"
+        f" {dropped} unused dropped, {len(retired)} nights retired, {pruned} old messages deleted"
     )
     return Outcome.of(
-        line, warnings=[*problems, *refused, *doubts(figures)], **figures, grown=grown, treated=treated, retired=retired
+        line,
+        warnings=[*problems, *refused, *doubts(figures)],
+        **figures,
+        grown=grown,
+        treated=treated,
+        retired=retired,
+        pruned=pruned,
     )
 
 
@@ -139,6 +146,12 @@ def _drop(dsn: str, nid: int, refused: list[str]) -> bool:
         refused.append(f"night {ids.night_date(nid)} stays: {' '.join(str(error).split())}")
         return False
     return True
+
+
+def prune_messages(dsn: str) -> int:
+    """Delete what tasks said longer ago than the rules of retention say; returns how many messages."""
+    days = cleanup.rules(dsn)[0].message_days
+    return 0 if days is None else messages.prune(dsn, days)
 
 
 def vacuum(dsn: str, everything: bool = False) -> tuple[list[str], list[str]]:

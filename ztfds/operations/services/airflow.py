@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -40,6 +41,9 @@ HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "trig
 
 DAGS = frozenset({"exposure", "calibration", "reference", "end_of_night", "smooth_maps"})
 """The DAGs that have to be known before work can be sent."""
+
+MAKES_DAGS = re.compile(r"\bDAG\(|^\s*@dag\b", re.MULTILINE)
+"""What the text of a file that makes DAGs contains."""
 
 POOL = "science"
 LIGHT_POOL, LIGHT_SLOTS = "light", 4
@@ -305,27 +309,39 @@ def unhealthy(state: State, since: float = 0.0) -> dict[str, str]:
 
 
 def ensure_ready(state: State, timeout_s: float = 180.0) -> None:
-    """Create the pool and wait until the DAGs are known and can be run.
+    """Create the pools and wait until the DAGs are known and can be run.
+
+    Of a folder of DAGs that the settings name, every file must have shown at least one DAG, whatever its DAGs are called.
 
     Raises
     ------
     ServiceDown
         A DAG does not appear within the time limit; the message has the import errors.
     """
-    if state.settings.dags:
-        wanted = frozenset(path.stem for path in Path(state.settings.dags).glob("*.py"))
-    else:
-        wanted = DAGS
     client = AirflowApi(state.api_url, "admin", state.passwords["admin"], timeout_s=60.0)
     try:
         client.warm()
         client.ensure_pool(POOL, slots(state.settings.slots))
         client.ensure_pool(LIGHT_POOL, LIGHT_SLOTS)
         client.ensure_pool(DAY_POOL, DAY_SLOTS)
-        if not supervise.wait_until(lambda: client.dags() >= wanted, timeout_s, pause_s=0.25):
+        if not supervise.wait_until(lambda: not missing_dags(state, client), timeout_s, pause_s=0.25):
             _, answer = client.call("GET", "/api/v2/importErrors")
             errors = [entry["stack_trace"] for entry in (answer or {}).get("import_errors", [])]
-            missing = ", ".join(sorted(wanted - client.dags()))
+            missing = ", ".join(sorted(missing_dags(state, client)))
             raise ServiceDown(f"DAGs not loaded after {timeout_s:.0f} s: {missing}\n" + "\n".join(errors))
     finally:
         client.close()
+
+
+def missing_dags(state: State, client: AirflowApi) -> set[str]:
+    """What Airflow does not know yet: DAGs that work needs, or files of another folder of DAGs of which it has found none."""
+    known = client.dags()
+    if not state.settings.dags:
+        return set(DAGS - known.keys())
+    folder = Path(state.settings.dags)
+    return {path.relative_to(folder).as_posix() for path in dag_files(folder)} - set(known.values())
+
+
+def dag_files(folder: Path) -> list[Path]:
+    """Files below a folder that make DAGs themselves; helpers, which Airflow reads as well, show none."""
+    return [path for path in sorted(folder.rglob("*.py")) if MAKES_DAGS.search(path.read_text(errors="replace"))]

@@ -14,6 +14,9 @@ from ztfds.survey.errors import ConfigurationError, ServiceDown
 
 logger = logging.getLogger(__name__)
 
+PAGE = 100
+"""Most entries that Airflow lists in one answer."""
+
 
 class AirflowDown(ServiceDown):
     """Airflow's api-server does not answer, or answers that it cannot work now."""
@@ -178,10 +181,15 @@ class AirflowApi:
             raise ConfigurationError(f"Airflow refuses to list the runs of {dag_id!r} ({status}): {answer}")
         return [run for run in answer.get("dag_runs", []) if run["dag_run_id"].startswith(prefix)]
 
-    def dags(self) -> set[str]:
-        """Identifiers of the DAGs that Airflow knows and that are not stale."""
-        _, answer = self.call("GET", "/api/v2/dags?limit=100")
-        return {dag["dag_id"] for dag in (answer or {}).get("dags", []) if not dag.get("is_stale")}
+    def dags(self) -> dict[str, str]:
+        """The DAGs that Airflow knows and that are not stale: identifiers, with their file below the folder of DAGs."""
+        found: list[dict[str, Any]] = []
+        while True:
+            _, answer = self.call("GET", f"/api/v2/dags?limit={PAGE}&offset={len(found)}&order_by=dag_id")
+            page = (answer or {}).get("dags", [])
+            found += page
+            if len(page) < PAGE:
+                return {dag["dag_id"]: dag.get("relative_fileloc") or "" for dag in found if not dag.get("is_stale")}
 
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create a pool, or set its number of slots."""
