@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from ztfds.operations.services import airflow, kafka, stack, supervise
 from ztfds.operations.services.rest import AirflowApi, AirflowDown
 from ztfds.operations.services.state import Settings, State
 from ztfds.registry import database
+from ztfds.survey.errors import ServiceDown
 
 pytestmark = [
     pytest.mark.services,
@@ -102,6 +104,20 @@ def test_the_accounts_have_their_rights_only(up: State) -> None:
     body = {"dag_run_id": "x", "logical_date": None, "partition_key": "x", "conf": {}}
     assert viewer.call("POST", "/api/v2/dags/exposure/dagRuns", body)[0] == 403
     assert AirflowApi(up.api_url, "admin", up.passwords["admin"]).dags().keys() >= airflow.DAGS
+
+
+def test_a_folder_is_ready_when_each_file_has_shown_a_dag_of_whatever_name(
+    up: State, api: AirflowApi, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(airflow.repository() / "dags", tmp_path / "dags")
+    other = replace(up, settings=replace(up.settings, dags=str(folder)))
+    (folder / "shared.py").write_text('"""Words that the DAG files of Airflow share."""\n')
+    airflow.ensure_ready(other)
+    assert "drill_night_resent" in api.dags() and "drill" not in api.dags(), "not every file is called like its DAG"
+    (folder / "more.py").write_text("from airflow.sdk import DAG\n\nwith DAG('something'):\n    pass\n")
+    assert airflow.missing_dags(other, api) == {"more.py"}
+    with pytest.raises(ServiceDown, match=r"more\.py"):
+        airflow.ensure_ready(other, timeout_s=0.5)
 
 
 def test_a_file_in_the_inbox_becomes_a_run(up: State, api: AirflowApi) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from prepared import process
 
+from ztfds.formats.alerts import read_container
 from ztfds.operations.day.releases import release
 from ztfds.registry import database as db
 from ztfds.survey.errors import ConfigurationError
@@ -102,3 +104,23 @@ def test_what_is_not_in_the_archive_as_registered_is_not_released(ready):
     with pytest.raises(ConfigurationError, match="is not there"):
         release(context, form)
     assert not (context.archive / "releases").exists()
+
+
+@pytest.mark.parametrize("days", [None, 548])
+def test_packets_of_all_programs_hold_private_epochs_from_their_release_on(ready, mountain, database, days):
+    first, second = mountain.of_kind("o", 1)
+    assert mountain.plan.exposures[second].programid == 1
+    earlier = process(ready, mountain, first).exposure
+    with db.transaction(ready.dsn) as cursor:
+        for table in ("exposures", "diffimages", "candidates"):  # it was Caltech's
+            cursor.execute(f"update {table} set programid = 3 where exposure = %s", (earlier,))
+    with db.transaction(ready.dsn) as cursor:
+        cursor.execute("update release_policy set days = %s where programid = 3", (days,))
+    assert ("1 of program 3" in release(ready, {}).line) == (days is not None)
+    exposure = process(ready, mountain, second).exposure
+    rows = db.fetch_all(ready.dsn, "select packet from alert_outbox where exposure = %s", (exposure,))
+    packets = [record for row in rows for record in read_container(bytes(row["packet"])).records]
+    assert {packet["candidate"]["programid"] for packet in packets} == {1}
+    for part in ("prv_candidates", "fp_hists"):
+        found = {row["programid"] for packet in packets for row in packet[part] or []}
+        assert found == ({3} if days else set()), part

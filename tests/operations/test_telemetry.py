@@ -6,18 +6,20 @@ import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg2.errors
 import pytest
 from tiny import deliver
 
 from ztfds.formats.manifests import ManifestFile, make_manifest, write_manifest
 from ztfds.formats.telemetry import Reading, read_telemetry, write_telemetry
-from ztfds.operations import accountability, afternoon, telemetry
+from ztfds.operations import accountability, afternoon, report, telemetry
+from ztfds.operations.control.limits import change_in_words
 from ztfds.operations.pages.telemetry import telemetry_page
 from ztfds.registry import database as db
 from ztfds.simulator.faults import listed
 from ztfds.simulator.telemetry import WAVES, write_night
 from ztfds.survey import ids
-from ztfds.survey.errors import BadName, FilesMissing
+from ztfds.survey.errors import BadName, ConfigurationError, FilesMissing
 from ztfds.survey.states import TelemetryState
 
 NIGHT, NID = "20181203", ids.nid_of_date("20181203")
@@ -221,13 +223,63 @@ def test_an_exposure_gets_the_nearest_reading_within_the_tolerance(context, tmp_
     assert "1 of 2 exposures" in page and "wind_speed 19.56 m / s" in page and "<polyline" in page
 
 
-def test_limits_and_tolerances_are_data(context, database, tmp_path):
+WHO = {"author": "Ada", "reason": "a cold night"}
+
+
+def test_limits_and_tolerances_are_versions_that_count_at_once(context, database, tmp_path):
     arrive(context, made(tmp_path, readings(10)))
     exposure(context, START + timedelta(minutes=8))
     assert beside(context) == {}
-    with db.transaction(database.operator) as cursor:
-        cursor.execute("update telemetry_quantities set high = 5, tolerance_s = 600 where name = 'outside_temperature'")
+    form = {"limits": [{"name": "outside_temperature", "high": 5, "low": None, "tolerance_s": 600}], **WHO}
+    looked = change_in_words(context.dsn, {**form, "only_look": True})
+    assert looked.line.startswith(
+        "would change: outside_temperature: high 35.0 → 5.0; outside_temperature: low -15.0 → –"
+    )
+    assert beside(context) == {}
+    done = change_in_words(database.operator, form)
+    assert done.line == looked.line.replace("would change", "version 2 by Ada") and done.state == "ok"
     assert beside(context)["outside_temperature"]["departs"]
+    page = telemetry_page(context.dsn)
+    assert "Limits: version 2 by Ada" in page and "high 35.0 → 5.0" in page and "a cold night" in page
+    assert "tolerance_s 600.0 → 120.0" in change_in_words(context.dsn, {"version": 1, **WHO}).line
+    assert beside(context) == {}, "as it was shipped"
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), db.transaction(database.operator) as cursor:
+        cursor.execute("update telemetry_quantities set high = 5")
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"limits": [{"name": "mood", "high": 1}]}, "nobody measures mood"),
+        ({"limits": [{"name": "humidity", "low": 90}]}, "low 90 is not below high 85"),
+        ({"limits": [{"name": "humidity", "hihg": 90}]}, "no limits of telemetry"),
+        ({"limits": [{"name": "humidity", "tolerance_s": 0}]}, "greater than 0"),
+        ({"limits": ["humidity"]}, "an object with its name"),
+        ({"limits": [{"name": "humidity", "high": 85}]}, "nothing would change"),
+        ({"version": 9}, "no version 9"),
+        ({"limits": [{"name": "humidity", "high": 80}], "reason": " "}, "an author and a reason"),
+    ],
+)
+def test_limits_that_make_no_sense_change_nothing(context, form, words):
+    with pytest.raises(ConfigurationError, match=words):
+        change_in_words(context.dsn, {**WHO, **form})
+    assert db.fetch_one(context.dsn, "select max(version) as n from telemetry_limits")["n"] == 1
+
+
+def test_the_nightly_report_tells_what_was_measured_and_what_left_its_limits(context, tmp_path):
+    exposure(context, START)
+    assert "No reading of telescope or weather." in report.write_report(context, NID).with_suffix(".txt").read_text()
+    wind = [
+        Reading(START + timedelta(seconds=30 * k), "wind_speed", v, "m / s") for k, v in enumerate((14, 16, 19, 12, 17))
+    ]
+    arrive(context, made(tmp_path, [*readings(10), *wind]))
+    html = report.write_report(context, NID)
+    text = html.with_suffix(".txt").read_text()
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    assert "wind_speed m / s 0 to 15 5 16 12 19 3 04:01:00" in lines
+    assert "outside_temperature deg_C -15 to 35 10 5.45 5 5.9 0 –" in lines
+    assert "humidity % 0 to 85 0 – – – 0 –" in lines, "what did not measure is said"
+    assert "<h2>Telemetry</h2>" in html.read_text() and "<td>04:01:00</td>" in html.read_text()
 
 
 def manifest_of(context, *entries: ManifestFile) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ztfds.config.triggers import EVENTS, Trigger, TriggerRules
 from ztfds.operations.control import triggers
-from ztfds.operations.control.triggers import Source, change_in_words, change_rules, proposed, rules_in_force
+from ztfds.operations.control.triggers import Source, change_in_words, proposed, rules_in_force
 from ztfds.operations.ingestd import Watcher
 from ztfds.operations.pages.rules import rules_page
 from ztfds.registry import database as db
@@ -63,7 +63,7 @@ def test_a_change_is_a_version_with_its_differences_and_can_be_taken_back(databa
     back = change_in_words(database.pipeline, {"version": -1, **WHO})
     assert back.state == "ok" and rules_in_force(database.reader) == TriggerRules()
     first = back.figures["version"] - 1
-    change_rules(database.pipeline, {"version": first, **WHO})
+    change_in_words(database.pipeline, {"version": first, **WHO})
     assert rules_in_force(database.reader) == rules
     shown = rules_page(database.reader)
     assert "weight 300 → 1200" in shown and "a clear night" in shown and "reference comes before calibration" in shown
@@ -87,7 +87,7 @@ def test_a_change_is_a_version_with_its_differences_and_can_be_taken_back(databa
 )
 def test_what_is_not_a_set_of_rules_changes_nothing(database, form, words):
     with pytest.raises(ConfigurationError, match=words):
-        change_rules(database.pipeline, {**WHO, **form})
+        change_in_words(database.pipeline, {**WHO, **form})
     assert db.fetch_all(database.reader, "select 1 from trigger_rules") == []
 
 
@@ -106,12 +106,12 @@ def test_the_watcher_of_the_inbox_heeds_a_change_without_a_restart(database, tmp
         {"name": "others", "enabled": False},
         {"name": "end_of_night", "dag": "my_night"},
     ]
-    change_rules(database.pipeline, {"triggers": changed, "works": [{"dag": "my_night", "weight": 1}], **WHO})
+    change_in_words(database.pipeline, {"triggers": changed, "works": [{"dag": "my_night", "weight": 1}], **WHO})
     source.next_look = 0.0
     assert order_of(watcher) == [*nights, "ztf_20261120120000", "eon_20261120"], "what is switched off waits"
     assert watcher.due(time.time())[-1][0][0] == "my_night"
     assert (inbox / "strange").exists()
-    change_rules(database.pipeline, {"version": -1, **WHO})
+    change_in_words(database.pipeline, {"version": -1, **WHO})
     source.next_look = 0.0
     assert len(order_of(watcher)) == 6
 
@@ -127,7 +127,7 @@ def test_the_patience_of_a_rule_counts_before_that_of_the_services(tmp_path):
 
 def test_without_a_database_the_last_good_rules_go_on(database, tmp_path):
     file = tmp_path / triggers.FILE
-    change_rules(database.pipeline, {"works": [{"dag": "exposure", "weight": 777}], **WHO})
+    change_in_words(database.pipeline, {"works": [{"dag": "exposure", "weight": 777}], **WHO})
     source = Source(database.reader, file, keeps=True)
     assert source().work("exposure").weight == 777
     source.dsn, source.next_look = NOBODY, 0.0
@@ -153,6 +153,6 @@ def test_what_follows_a_night_is_named_by_the_rules(database):
     (run,) = triggers.following_runs(database.reader, "night_settled", "20261120")
     assert run == {"trigger_dag_id": "reference", "trigger_run_id": "ref_20261120", "conf": {"night": "20261120"}}
     more = {"name": "matching", "event": "night_settled", "dag": "source_matching"}
-    change_rules(database.pipeline, {"triggers": [more, {"name": "references", "enabled": False}], **WHO})
+    change_in_words(database.pipeline, {"triggers": [more, {"name": "references", "enabled": False}], **WHO})
     (run,) = triggers.following_runs(database.reader, "night_settled", "20261120")
     assert run["trigger_dag_id"] == "source_matching"

@@ -29,6 +29,15 @@ class AlarmRule(StepConfig):
             raise ValueError("give one of above and below")
         return self
 
+    @model_validator(mode="after")
+    def _words_can_be_filled(self) -> AlarmRule:
+        """Nothing but the figure and what it is about is known when it is raised."""
+        try:
+            self.words.format(value=1.0, subject="x")
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"words hold something that is not known: {error}") from error
+        return self
+
     def broken_by(self, value: float) -> bool:
         """Whether a value is on the wrong side."""
         return value > self.above if self.above is not None else value < (self.below or 0.0)

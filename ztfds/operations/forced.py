@@ -41,7 +41,7 @@ _FROM_HEADER = {
 """Fields that the header of a difference image knows: keyword, and factor to the packet's unit."""
 _FROM_TABLE = (
     "field", "rcid", "fid", "pid", "magzpsci", "magzpsciunc", "magzpscirms", "clrcoeff", "clrcounc", "exptime",
-    "diffmaglim", "programid", "jd",
+    "diffmaglim", "programid", "jd", "released",
 )  # fmt: skip
 _NEIGHBOUR = ("distnr", "ranr", "decnr", "magnr", "sigmagnr", "chinr", "sharpnr")
 

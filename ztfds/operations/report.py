@@ -20,7 +20,7 @@ import ztfds
 from ztfds.formats.atomic import write_atomic
 from ztfds.operations.accountability import Account, account
 from ztfds.operations.context import Context
-from ztfds.registry import database, summaries
+from ztfds.registry import database, summaries, telemetry
 from ztfds.survey import ids, names
 from ztfds.survey.errors import FilesMissing
 
@@ -197,6 +197,7 @@ def gather(context: Context, nid: int) -> Report:
         metrics = database.rows(cursor, _METRICS, (nid, list(SHOWN)))
         series = database.rows(cursor, _SERIES, (nid, list(TRENDED)))
         references = database.rows(cursor, _REFERENCES)
+        measured = telemetry.of_night(cursor, nid)
     tables = [
         _account_table(result),
         Table(
@@ -212,6 +213,7 @@ def gather(context: Context, nid: int) -> Report:
         ),
         _steps_table(steps),
         _metrics_table(metrics),
+        _telemetry_table(measured),
         Table(
             "References",
             ("field", "filter", "usable", "failed"),
@@ -380,6 +382,29 @@ def _metrics_table(metrics: Sequence[dict[str, Any]]) -> Table:
         for m in metrics
     ]
     return Table("Quality", ("step", "metric", "filter", "number", "lowest", "median", "highest"), rows)
+
+
+def _telemetry_table(measured: Sequence[dict[str, Any]]) -> Table:
+    """What telescope and weather measured, and where it left its limits."""
+    rows = [
+        (
+            m["name"],
+            m["unit"],
+            f"{_figure(m['low'])} to {_figure(m['high'])}",
+            str(m["readings"]),
+            *(_figure(m[name]) for name in ("median", "least", "most")),
+            str(m["departures"]),
+            m["worst"].strftime("%H:%M:%S") if m["worst"] else "–",
+        )
+        for m in measured
+    ]
+    columns = ("quantity", "unit", "limits", "readings", "median", "least", "most", "outside", "worst at")
+    return Table("Telemetry", columns, rows, "No reading of telescope or weather.")
+
+
+def _figure(value: float | None) -> str:
+    """A measured value for people."""
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _plots(exposures: Sequence[dict[str, Any]], series: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -218,7 +218,8 @@ def near(
     Returns
     -------
     list of n lists of dict
-        Rows with all columns of the packet's candidate record, objectid, exposure and alerted; oldest first.
+        Rows with all columns of the packet's candidate record, objectid, exposure, alerted, and whether the exposure is
+        ``released``; oldest first.
     """
     if not len(ra):
         return []
@@ -229,7 +230,20 @@ def near(
         sky.probe(sky.ranges(ra, dec, radius_arcsec), inner)
     )
     every = rows(cursor, query, (ids.nid(jd_from), ids.nid(jd_to), jd_from, jd_to))
-    return _around(every, ra, dec, radius_arcsec)
+    return _around(_with_release(cursor, every), ra, dec, radius_arcsec)
+
+
+def _with_release(cursor: Cursor, every: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say of each row whether everybody may see its exposure; asked when it is needed, so that a release counts at once.
+
+    A query of its own, because joined to one about the sky the planner would read all exposures of the survey.
+    """
+    query = "select exposure from exposures where exposure = any(%s) and released is not null"
+    names = sorted({row["exposure"] for row in every})
+    released = {row["exposure"] for row in rows(cursor, query, (names,))} if names else set()
+    for row in every:
+        row["released"] = row["exposure"] in released
+    return every
 
 
 def _around(
@@ -329,14 +343,14 @@ def covering(
     Returns
     -------
     list of n lists of dict
-        Rows of `diffimages`, oldest first.
+        Rows of `diffimages`, with whether their exposure is ``released``, oldest first.
     """
     if not len(ra):
         return []
     query = sql.SQL(
         "select * from diffimages where jd >= %s and jd < %s and status = 1 and {} order by jd, pid"
     ).format(_region(ra, dec, reach_deg))
-    every = rows(cursor, query, (jd_from, jd_to))
+    every = _with_release(cursor, rows(cursor, query, (jd_from, jd_to)))
     if not every:
         return [[] for _ in ra]
     covers = sky.inside_polygons(ra, dec, np.array([row["corners"] for row in every]))

@@ -6,14 +6,17 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ztfds.config.base import StepConfig
 from ztfds.config.triggers import TriggerRules
+from ztfds.operations.control import versions
+from ztfds.operations.control.versions import Book, Change, amended
 from ztfds.operations.day.outcomes import Outcome
 from ztfds.operations.machine import write_private
 from ztfds.registry import database
@@ -30,27 +33,14 @@ FILE = "trigger_rules.json"
 """The last good rules, in the home folder, for a start without a database."""
 EXPECTED = ("exposure", "calibration", "reference", "end_of_night", "reprocess_work", "source_matching")
 """Real time before calibration, references, end of night, reprocessing and monthly work; another order is said aloud."""
-_NEWEST = "select version, rules from trigger_rules order by version desc limit 1"
-
-
-def parse_rules(content: Any) -> TriggerRules:
-    """Rules from JSON; raises `ConfigurationError` with what is wrong, in words."""
-    try:
-        return TriggerRules.model_validate(content)
-    except ValueError as error:
-        raise ConfigurationError(f"these are no trigger rules: {error}") from error
+BOOK = Book("trigger_rules", "trigger rules", TriggerRules)
+PARTS = {"triggers": "name", "works": "dag"}
+"""Parts of the rules, and the setting that names an entry of each."""
 
 
 def rules_in_force(dsn: str) -> TriggerRules:
-    """The newest version of the rules; without any, those that a survey begins with.
-
-    Raises
-    ------
-    ConfigurationError
-        What is in the database is not a set of rules.
-    """
-    row = database.fetch_one(dsn, _NEWEST)
-    return parse_rules(row["rules"]) if row else TriggerRules()
+    """The newest version of the rules; without any, those that a survey begins with."""
+    return BOOK.in_force(dsn)
 
 
 def following_runs(dsn: str, event: str, night: str) -> list[dict[str, Any]]:
@@ -63,43 +53,10 @@ def following_runs(dsn: str, event: str, night: str) -> list[dict[str, Any]]:
 
 def change_in_words(dsn: str, form: Mapping[str, Any]) -> Outcome:
     """Change the rules as a form says, or only look what would change; one line about it."""
-    if form.get("only_look"):
-        change = proposed(dsn, form)
-        return Outcome.of(f"would change: {change}", warnings=change.doubts, differences=change.differences)
-    version, change = change_rules(dsn, form)
-    said = f"version {version} by {form['author']}: {change}"
-    return Outcome.of(said, warnings=change.doubts, version=version, differences=change.differences)
+    return BOOK.change(dsn, proposed(dsn, form), form)
 
 
-@dataclass(frozen=True)
-class Change:
-    """What a form asks for, checked.
-
-    Attributes
-    ----------
-    rules : TriggerRules
-        As they would be.
-    differences : list of dict
-        ``rule``, ``setting``, ``before``, ``after``.
-    doubts : list of str
-        What is allowed but unusual.
-    """
-
-    rules: TriggerRules
-    differences: list[dict[str, Any]]
-    doubts: list[str]
-
-    def __str__(self) -> str:
-        return "; ".join(
-            f"{d['rule']}: {d['setting']} {_said(d['before'])} → {_said(d['after'])}" for d in self.differences
-        )
-
-
-def _said(value: Any) -> str:
-    return "–" if value is None else str(value)
-
-
-def proposed(dsn: str, form: Mapping[str, Any]) -> Change:
+def proposed(dsn: str, form: Mapping[str, Any]) -> Change[TriggerRules]:
     """Check what a form would change.
 
     Parameters
@@ -115,63 +72,27 @@ def proposed(dsn: str, form: Mapping[str, Any]) -> Change:
         A rule is not valid, a dropped one does not exist, or nothing would change.
     """
     before = rules_in_force(dsn)
-    start = _version(dsn, int(form.get("version") or 0), before)
+    start = BOOK.begin_with(dsn, int(form.get("version") or 0), before)
     drop = list(form.get("drop") or [])
-    content = {
-        "triggers": _amended(start, "triggers", "name", form.get("triggers") or [], drop),
-        "works": _amended(start, "works", "dag", form.get("works") or [], drop),
-    }
-    known = {entry[key] for part, key in (("triggers", "name"), ("works", "dag")) for entry in start[part]}
+    content = {part: amended(start[part], key, form.get(part) or [], drop, part) for part, key in PARTS.items()}
+    known = {entry[key] for part, key in PARTS.items() for entry in start[part]}
     if unknown := [name for name in drop if name not in known]:
         raise ConfigurationError(f"there is no rule {', '.join(unknown)}")
-    after = parse_rules(content)
+    after = BOOK.parse(content)
     found = differences(before, after)
     if not found:
         raise ConfigurationError("nothing would change")
     return Change(after, found, doubts(after))
 
 
-def _version(dsn: str, version: int, present: TriggerRules) -> dict[str, Any]:
-    """The rules of a version as JSON."""
-    if version == 0:
-        return present.model_dump(mode="json")
-    if version < 0:
-        return TriggerRules().model_dump(mode="json")
-    row = database.fetch_one(dsn, "select rules from trigger_rules where version = %s", (version,))
-    if row is None:
-        raise ConfigurationError(f"there is no version {version}")
-    return dict(row["rules"])
-
-
-def _amended(start: Mapping[str, Any], part: str, key: str, changed: Iterable[Any], drop: list[str]) -> list[Any]:
-    """The entries of one part, with some settings of some of them changed, new ones added and some dropped."""
-    entries = {entry[key]: dict(entry) for entry in start[part]}
-    for entry in changed:
-        if not isinstance(entry, dict) or not entry.get(key):
-            raise ConfigurationError(f"every entry of {part} is an object with its {key}")
-        entries[entry[key]] = {**entries.get(entry[key], {}), **entry}
-    return [entry for name, entry in entries.items() if name not in drop]
-
-
 def differences(before: TriggerRules, after: TriggerRules) -> list[dict[str, Any]]:
     """Settings that differ between two sets of rules: ``rule``, ``setting``, ``before``, ``after`` (None: not there)."""
-    found = []
-    old, new = _flat(before), _flat(after)
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            found.append({"rule": key[0], "setting": key[1], "before": old.get(key), "after": new.get(key)})
-    return found
+    return versions.differences(_named(before), _named(after))
 
 
-def _flat(rules: TriggerRules) -> dict[tuple[str, str], Any]:
-    """Every setting of every rule, by rule and setting; a work is named ``work DAG``."""
-    named = [(rule.name, rule) for rule in rules.triggers] + [(f"work {work.dag}", work) for work in rules.works]
-    return {
-        (name, setting): value
-        for name, rule in named
-        for setting, value in rule.model_dump(mode="json").items()
-        if value is not None
-    }
+def _named(rules: TriggerRules) -> list[tuple[str, StepConfig]]:
+    """Every rule with its name; a work is named ``work DAG``."""
+    return [(rule.name, rule) for rule in rules.triggers] + [(f"work {work.dag}", work) for work in rules.works]
 
 
 def doubts(rules: TriggerRules) -> list[str]:
@@ -179,38 +100,6 @@ def doubts(rules: TriggerRules) -> list[str]:
     weights = [(dag, work.weight) for dag in EXPECTED if (work := rules.work(dag))]
     said = [f"{b} comes before {a}" for (a, x), (b, y) in pairwise(weights) if y > x]
     return said + [f"{rule.event} starts nothing: it waits" for rule in rules.triggers if not rule.enabled]
-
-
-def change_rules(dsn: str, form: Mapping[str, Any]) -> tuple[int, Change]:
-    """Put another version of the rules in force; returns its number and what it changes.
-
-    Parameters
-    ----------
-    dsn : str
-        As a role that may insert rules.
-    form : mapping
-        As for `proposed`, with ``author`` and ``reason``.
-
-    Raises
-    ------
-    ConfigurationError
-        The rules are not valid, or no author or reason is given: nothing changes.
-    """
-    author, reason = (str(form.get(name) or "").strip() for name in ("author", "reason"))
-    if not author or not reason:
-        raise ConfigurationError("a change of rules needs an author and a reason")
-    change = proposed(dsn, form)
-    values = {
-        "rules": change.rules.model_dump(mode="json"),
-        "differences": json.dumps(change.differences),
-        "author": author,
-        "reason": reason,
-    }
-    with database.transaction(dsn) as cursor:
-        row = database.insert(cursor, "trigger_rules", values, "returning version")
-    version = int(row["version"]) if row else 0
-    log.info("trigger rules, version %d (%s: %s): %s", version, author, reason, change)
-    return version, change
 
 
 @dataclass
@@ -254,7 +143,7 @@ class Source:
             self.next_look = time.monotonic() + ASK_EVERY_S
             version = row["version"] if row else 0
             if version != self.version:
-                self._take(parse_rules(row["rules"]) if row else TriggerRules(), version)
+                self._take(BOOK.parse(row["rules"]) if row else TriggerRules(), version)
         except (DatabaseDown, ConfigurationError) as error:
             self.next_look = time.monotonic() + ASK_AFTER_FAILURE_S
             self.rules = self.rules or self._kept()
@@ -265,7 +154,7 @@ class Source:
         dsn = self.dsn if isinstance(self.dsn, str) else self.dsn()
         connection = database.connect(dsn, autocommit=True, timeout_s=TIMEOUT_S)
         with closing(connection), database.answering(connection), connection.cursor() as cursor:
-            found = database.rows(cursor, _NEWEST)
+            found = database.rows(cursor, BOOK.query)
         return found[0] if found else None
 
     def _take(self, rules: TriggerRules, version: int) -> None:
@@ -284,6 +173,6 @@ class Source:
     def _kept(self) -> TriggerRules:
         """The rules of the file, where there are any."""
         try:
-            return parse_rules(json.loads(self.file.read_text())) if self.file else TriggerRules()
+            return BOOK.parse(json.loads(self.file.read_text())) if self.file else TriggerRules()
         except (OSError, ValueError, ConfigurationError):
             return TriggerRules()

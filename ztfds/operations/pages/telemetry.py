@@ -37,6 +37,7 @@ _WITH = """
     select count(*) as exposures, count(*) filter (where exists (
                select 1 from exposure_telemetry t where t.exposure = e.exposure)) as joined
       from exposures e where nid = %s and imgtype = 'o'"""
+_LIMITS = "select version, author, reason, created, differences from telemetry_limits order by version desc limit 50"
 _FILES = "select * from telemetry_files where nid = %s order by filename"
 _COPIES = """
     select filename, verdict, error_code, reason, arrival from receipts r
@@ -52,6 +53,7 @@ def telemetry_page(dsn: str, nid: int | None = None) -> str:
         trends = database.fetch_all(dsn, _TRENDS, {"nid": nid, "bins": BINS})
         counts = database.fetch_one(dsn, _WITH, (nid,)) or {}
         departing = database.fetch_all(dsn, _DEPARTS, (nid,))
+        versions = database.fetch_all(dsn, _LIMITS)
         files, copies = database.fetch_all(dsn, _FILES, (nid,)), database.fetch_all(dsn, _COPIES, (nid,))
     for row in trends:
         row["line"] = line(row["trend"] or [])
@@ -61,6 +63,7 @@ def telemetry_page(dsn: str, nid: int | None = None) -> str:
         nid=nid,
         nights=nights,
         trends=trends,
+        versions=versions,
         counts=counts,
         departing=departing,
         files=files,

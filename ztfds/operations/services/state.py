@@ -59,7 +59,7 @@ class Settings:
     patience_s : float
         How long ingestd waits for the other CCD files of an exposure after the first [s].
     dags : str
-        Folder of DAG files, each named as its DAG; empty: the repository's.
+        Folder of DAG files; empty: the repository's.
     faults : bool
         A sandbox for drills: steps heed the faults in ``faults.json`` of the home folder.
     backup : str

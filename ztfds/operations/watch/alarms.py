@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ztfds.config.alarms import AlarmRule, AlarmRules
+from ztfds.operations.control.versions import Book
 from ztfds.operations.watch.metrics import Metric
 from ztfds.registry import database
 from ztfds.survey.errors import ConfigurationError
@@ -93,6 +94,9 @@ class Judge:
         return Alarm(rule.name, metric.subject, rule.severity, message, metric.value, since)
 
 
+BOOK = Book("alarm_rules", "alarm rules", AlarmRules)
+
+
 def rules_in_force(dsn: str) -> AlarmRules:
     """The newest version of the rules; without any, those that a survey begins with.
 
@@ -101,36 +105,7 @@ def rules_in_force(dsn: str) -> AlarmRules:
     ConfigurationError
         What is in the database is not a set of rules.
     """
-    row = database.fetch_one(dsn, "select rules from alarm_rules order by version desc limit 1")
-    return parse_rules(row["rules"]) if row else AlarmRules()
-
-
-def parse_rules(content: Any) -> AlarmRules:
-    """Rules from JSON; raises `ConfigurationError` with what is wrong, in words."""
-    try:
-        rules = AlarmRules.model_validate(content)
-        for rule in rules.rules:
-            rule.words.format(value=1.0, subject="x")
-    except (ValueError, KeyError, IndexError) as error:
-        raise ConfigurationError(f"these are no alarm rules: {error}") from error
-    return rules
-
-
-def change_rules(dsn: str, content: Any, author: str, reason: str) -> int:
-    """Put another version of the rules in force; returns its number.
-
-    Raises
-    ------
-    ConfigurationError
-        The rules are not valid, or no author or reason is given: nothing changes.
-    """
-    rules = parse_rules(content)
-    if not author.strip() or not reason.strip():
-        raise ConfigurationError("a change of rules needs an author and a reason")
-    values = {"rules": rules.model_dump(mode="json"), "author": author, "reason": reason}
-    with database.transaction(dsn) as cursor:
-        row = database.insert(cursor, "alarm_rules", values, "returning version")
-    return int(row["version"]) if row else 0
+    return BOOK.in_force(dsn)
 
 
 def amend_rules(dsn: str, changed: list[Any], dropped: list[str], author: str, reason: str) -> str:
@@ -150,7 +125,7 @@ def amend_rules(dsn: str, changed: list[Any], dropped: list[str], author: str, r
     after = {name: rule for name, rule in {**before, **named}.items() if name not in dropped}
     if after == before:
         raise ConfigurationError("nothing would change")
-    version = change_rules(dsn, {"rules": list(after.values())}, author, reason)
+    version = BOOK.keep(dsn, BOOK.parse({"rules": list(after.values())}), author, reason)
     return f"version {version}: {len(named)} new or different, {len(dropped)} dropped, {len(after)} in force"
 
 
