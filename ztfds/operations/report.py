@@ -423,7 +423,8 @@ def _plots(exposures: Sequence[dict[str, Any]], series: Sequence[dict[str, Any]]
                 left.plot(*zip(*points, strict=True), ".", label=stage)
         left.axhline(600, color="tab:red", lw=0.8)
         left.set(xlabel="exposure start [h UT]", ylabel="since arrival [s]", yscale="log")
-        left.legend(fontsize=7)
+        if left.get_legend_handles_labels()[0]:  # else no exposure came to any stage
+            left.legend(fontsize=7)
         right.bar(hours, [row["alerts"] for row in on_sky], width=0.01)
         right.set(xlabel="exposure start [h UT]", ylabel="alerts")
         plots.append(("Latency by stage, with the 10-minute requirement; alerts per exposure", _png(figure)))
