@@ -1,4 +1,4 @@
-"""What an operator asks for through Airflow's interface: public release, fields off the grid, source matching; and what is refused."""
+"""What an operator asks for through Airflow's interface: releases, fields, matching, limits, database care; and what is refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ztfds.drills.sandbox import Sandbox
 from ztfds.formats.raw import read_raw, write_raw
 from ztfds.operations.services import airflow
 from ztfds.operations.services.rest import AirflowApi
+from ztfds.registry import database
 from ztfds.survey import fields, ids
 from ztfds.survey.errors import ConfigurationError
 from ztfds.survey.names import RawName
@@ -81,6 +82,32 @@ def test_what_is_due_for_source_matching_is_queued(observatory: Sandbox, operato
     assert (state, line.split(",")[0]) == ("success", f"{groups} of {groups} fields") and groups > 0
     assert observatory.count("select count(*) from matching_queue where queued is not null") == groups
     assert "epochs: 0 is less than the minimum of 1" in refused(operator, "source_matching", epochs=0)
+
+
+def test_limits_of_telemetry_are_changed_by_form(observatory: Sandbox, operator: AirflowApi) -> None:
+    high = "select high from telemetry_quantities where name = 'humidity'"
+    form = {"limits": [{"name": "humidity", "high": 20}], "reason": "to see what departs"}
+    state, line = ask(observatory, operator, "telemetry_limits", "limits_1", **form)
+    assert (state, line) == ("success", "version 2 by operator: humidity: high 85.0 → 20.0")
+    assert observatory.query(high) == [{"high": 20.0}]
+    mood = {**form, "limits": [{"name": "mood", "low": 0}]}
+    expected = "configuration: nobody measures mood"
+    assert ask(observatory, operator, "telemetry_limits", "limits_2", **mood) == ("failed", expected)
+    wrong = {**form, "limits": [{"name": "humidity", "low": 30}]}
+    state, line = ask(observatory, operator, "telemetry_limits", "limits_3", **wrong)
+    assert state == "failed" and "humidity: low 30 is not below high 20" in line
+    assert "reason: '' is too short" in refused(operator, "telemetry_limits", limits=form["limits"])
+    assert ask(observatory, operator, "telemetry_limits", "limits_4", version=1, reason="as before")[0] == "success"
+    assert observatory.query(high) == [{"high": 85.0}]
+
+
+def test_the_database_is_cared_for_and_old_messages_go(observatory: Sandbox, operator: AirflowApi) -> None:
+    with database.transaction(observatory.context.dsn) as cursor:
+        values = {"level": "warning", "source": "a test", "text": "long ago", "host": "here", "at": "2020-01-01"}
+        database.insert(cursor, "messages", values)
+    state, line = ask(observatory, operator, "database_care", "care_1")
+    assert state == "success" and ", 1 old messages deleted" in line
+    assert observatory.count("select count(*) from messages where at < '2021-01-01'") == 0
 
 
 def off_grid(observatory: Sandbox, folder: Path) -> tuple[list[Path], fields.Field]:
