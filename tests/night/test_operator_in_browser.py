@@ -296,7 +296,7 @@ def test_drills_are_started_by_their_dags_and_their_scores_shown(observatory: Sa
         operator.click("Trigger", number=-1)
         query = "select 1 from drills where name = %s and passed"
         observatory.wait(
-            lambda q=query, n=name: bool(observatory.query(q, (n,))), f"the drill {name} is survived", 1500
+            lambda q=query, n=name: bool(observatory.query(q, (n,))), f"the drill {name} is survived", 2400
         )
     page(observatory, operator, "drills")
     operator.see("survived")
