@@ -97,10 +97,10 @@ def injected(
         if near.any():
             facts.update(_errors(table[near][0], row, length))
         out.append(facts)
-    return out, _not_real(table, truth)
+    return out, not_real(table, truth)
 
 
-def _not_real(table: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
+def not_real(table: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
     """Rows of a streak table whose middle lies on no fast mover."""
     fast = truth[truth["kind"] == "fast"]
     angle = np.arctan2(fast["y2"] - fast["y"], fast["x2"] - fast["x"])
@@ -134,7 +134,7 @@ def _errors(found: np.void, row: np.void, length: float) -> dict[str, float]:
 def ordinary(pair: Pair) -> dict[str, Any]:
     """The exposure as it is: its fast movers, how many were found, satellites, and false streaks."""
     made, truth = rendered(pair, pair.plan)
-    false, fast = _not_real(made.streaks.table, truth), truth[truth["kind"] == "fast"]
+    false, fast = not_real(made.streaks.table, truth), truth[truth["kind"] == "fast"]
     return {
         "false": false,
         "fast": int(fast.size),
