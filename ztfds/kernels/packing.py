@@ -189,7 +189,7 @@ def _encode(values: np.ndarray, n: int, fs_bits: int, fs_max: int, pixel_bits: i
                 filled += length
                 words[used] = np.uint32(buffer >> (filled & low))
                 used, filled = used + (filled >> np.uint64(5)), filled & low
-    at = _write_words(words, np.int64(used), out, start)
+    at = _write_words(words, int(used), out, start)
     waiting = np.int64(filled)
     while waiting > 0:
         out[at] = np.uint8(((buffer << np.uint64(8)) >> np.uint64(waiting)) & np.uint64(255))
