@@ -50,6 +50,9 @@ NIGHTS, VISITS = 30, 2
 FULL_NIGHT, FULL_AREA_DEG2 = 1_000_000, 15_000.0
 """Candidates of a real night, and the sky that it covers."""
 QUADRANT_ALERTS = 30
+INDEXES = """
+    select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index
+     where indrelid = 'ztf.candidates'::regclass and not indisprimary"""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -121,12 +124,20 @@ def fill(postgres: EmbeddedPostgres, per_night: int, survey_nights: int, rng: np
     objects = rng.integers(where.field.size, size=3 * per_night)
     position = where.inside(objects, rng)
     names = np.array([ids.object_name(k, 2019) for k in range(objects.size)], object)
+    with owner.cursor() as cursor:  # made once over all rows, which is faster than with every row
+        cursor.execute(INDEXES)
+        indexes = cursor.fetchall()
+        for name, _ in indexes:
+            cursor.execute(f"drop index {name}")
     for night in range(-survey_nights + NIGHTS, NIGHTS):
         _fill_images(postgres.dsn("ztf_pipeline"), where, night)
         if night >= 0:
             _fill_night(postgres.dsn("ztf_pipeline"), where, names, objects, position, night, rng)
     _fill_objects(postgres.dsn("ztf_pipeline"), where, names, objects, position)
     with owner.cursor() as cursor:
+        cursor.execute("set maintenance_work_mem = '1GB'")
+        for _, definition in indexes:
+            cursor.execute(definition.replace(" ON ONLY ", " ON "))
         cursor.execute("analyze")
     owner.close()
     return where

@@ -33,8 +33,14 @@ from ztfds.simulator.schedule import Plan, conditions
 
 OUT = Path(__file__).resolve().parents[1] / "var" / "bench" / "streaks.json"
 N_MOVERS = 80
-RUNS = (((8.0, 150.0), (5.0, 9.0)), ((10.0, 70.0), (6.5, 9.5)), ((8.0, 150.0), (8.0, 30.0)))
-"""Ranges of length, px, and S/N of the painted streaks, one rendering each."""
+RUNS = (
+    ((8.0, 150.0), (5.0, 9.0)),
+    ((10.0, 70.0), (6.5, 9.5)),
+    ((8.0, 150.0), (8.0, 30.0)),
+    ((12.0, 60.0), (5.0, 6.2)),
+    ((12.0, 60.0), (5.3, 6.6)),
+)
+"""Ranges of length, px, and S/N (under nominal conditions: the exposure is better) of the painted streaks, one rendering each."""
 LENGTHS = (8.0, 12.0, 20.0, 35.0, 60.0, 150.0)
 SNRS = (5.0, 6.0, 7.0, 7.5, 8.5, 10.0, 15.0, 100.0)
 PLOTTED, PLOT_SNRS = ((8.0, 12.0), (12.0, 60.0), (60.0, 150.0)), (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 11.0, 14.0, 20.0)
@@ -97,10 +103,10 @@ def injected(
         if near.any():
             facts.update(_errors(table[near][0], row, length))
         out.append(facts)
-    return out, _not_real(table, truth)
+    return out, not_real(table, truth)
 
 
-def _not_real(table: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
+def not_real(table: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
     """Rows of a streak table whose middle lies on no fast mover."""
     fast = truth[truth["kind"] == "fast"]
     angle = np.arctan2(fast["y2"] - fast["y"], fast["x2"] - fast["x"])
@@ -134,7 +140,7 @@ def _errors(found: np.void, row: np.void, length: float) -> dict[str, float]:
 def ordinary(pair: Pair) -> dict[str, Any]:
     """The exposure as it is: its fast movers, how many were found, satellites, and false streaks."""
     made, truth = rendered(pair, pair.plan)
-    false, fast = _not_real(made.streaks.table, truth), truth[truth["kind"] == "fast"]
+    false, fast = not_real(made.streaks.table, truth), truth[truth["kind"] == "fast"]
     return {
         "false": false,
         "fast": int(fast.size),

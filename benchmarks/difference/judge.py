@@ -54,10 +54,10 @@ def peaks(significance: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return np.column_stack([x, y, significance[y, x]])[keep].astype(float)
 
 
-def changing_places(pair: Pair) -> np.ndarray:
-    """(n, 2) float64: x, y of everything that changes or moves, trails and streaks every 2 px."""
-    rows = pair.truth[np.isin(pair.truth["kind"], ("transient", "asteroid", "fast", "variable", "trail"))]
-    places = [np.column_stack([rows["x"], rows["y"]]), pair.movers]
+def changing_places(truth: np.ndarray, movers: np.ndarray) -> np.ndarray:
+    """(n, 2) float64: x, y of everything that changes or moves, and of what moved through the reference; lines every 2 px."""
+    rows = truth[np.isin(truth["kind"], ("transient", "asteroid", "fast", "variable", "trail"))]
+    places = [np.column_stack([rows["x"], rows["y"]]), movers]
     for row in rows[np.isin(rows["kind"], ("fast", "trail"))]:
         n = int(np.hypot(row["x2"] - row["x"], row["y2"] - row["y"]) / 2) + 2
         places.append(np.column_stack([np.linspace(row["x"], row["x2"], n), np.linspace(row["y"], row["y2"], n)]))
@@ -103,7 +103,7 @@ def false_ones(pair: Pair, places: np.ndarray) -> np.ndarray:
     """(n,) bool: detections that are nothing that changes."""
     if not len(places):
         return np.zeros(0, bool)
-    return cKDTree(changing_places(pair)).query(places)[0] > FALSE_PX
+    return cKDTree(changing_places(pair.truth, pair.movers)).query(places)[0] > FALSE_PX
 
 
 def candidate_numbers(inputs: PairInputs, made: Result) -> Result:

@@ -141,8 +141,8 @@ def chain(job: Job) -> Work:
 
 def _pipeline_6(pair: Pair, science: ScienceProducts, earlier: Sequence[Path], folder: Path) -> Result:
     """Reference and catalogs read, difference, forced photometry, packets, products written."""
-    inputs = DifferenceInputs(science, pair.reference(whole=False), *pair.sky(science.header, science.pixels.shape))
-    made = difference.run(inputs, pair.config.difference)
+    sky = pair.sky(science.header, science.pixels.shape)
+    made = difference.run(DifferenceInputs(science, pair.reference(whole=False), *sky), pair.config.difference)
     wanted = [i for i, row in enumerate(made.candidates) if passes_trigger(row, pair.config.difference.candidates)]
     measured = _forced(pair, made, wanted[:N_ALERTS], earlier)
     packets = [_packet(pair, made, i, rows) for i, rows in zip(wanted, measured, strict=False)]

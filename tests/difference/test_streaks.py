@@ -150,6 +150,12 @@ def test_a_streak_that_leaves_the_image_is_flagged(rng):
     assert not table[np.argmin(table["x"])]["flags"] & streaks.FLAG_EDGE
 
 
+def test_a_trail_across_a_corner_is_no_streak(rng):
+    scene = scenes.Scene((400, 400), 2.2, rng)
+    scene.add_streak(382.0, 17.0, 45.0, 600.0, 300.0)  # some fifty pixels of it lie on the image, from its lower to its right edge
+    assert len(find(scene)) == 0
+
+
 def test_blocked_pixels_are_bridged(rng):
     scene = scenes.Scene((400, 400), 2.2, rng)
     flux = scene.add_streak(200.0, 200.0, 70.0, 40.0, 20.0)

@@ -48,7 +48,7 @@ class StreakConfig(StepConfig):
     )
     sky_outer_px: float = Field(30.0, gt=0, description="To this distance, px.")
     threshold: float = Field(
-        6.3, gt=0, description="Least S/N of the fit of a streak of 20 px or less: above what noise alone makes."
+        6.5, gt=0, description="Least S/N of the fit of a streak of 20 px or less: above what noise alone makes."
     )
     threshold_growth: float = Field(
         0.25,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -74,6 +74,13 @@ class DifferenceInputs:
     gaia: np.ndarray
     ps1: np.ndarray
     known: np.ndarray | None = None
+
+
+def without_reference_images(inputs: DifferenceInputs) -> DifferenceInputs:
+    """The same inputs without the pixels of the reference, which nothing asks for once they are on the science grid."""
+    none = np.empty((0, 0), np.float32)
+    reference = replace(inputs.reference, pixels=none, coverage=none, uncertainty=none, mask=none.astype(np.uint16))
+    return replace(inputs, reference=reference)
 
 
 @dataclass(frozen=True)

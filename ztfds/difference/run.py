@@ -14,7 +14,7 @@ from ztfds.difference import neighbours, quality
 from ztfds.difference.candidates import MeasuredImages, Peaks, blank_table, cutout, detect, measure, psf_width
 from ztfds.difference.matching import psf_error
 from ztfds.difference.prepare import Prepared, prepare
-from ztfds.difference.products import DifferenceInputs, DifferenceProducts
+from ztfds.difference.products import DifferenceInputs, DifferenceProducts, without_reference_images
 from ztfds.difference.score import attach
 from ztfds.difference.streaks import StreakProducts, Triplet, search_image
 from ztfds.difference.subtract import Subtraction, subtract
@@ -44,6 +44,7 @@ def run(inputs: DifferenceInputs, config: DifferenceConfig) -> DifferenceProduct
         Science image or reference has no PSF, or they have no pixel in common.
     """
     prepared = prepare(inputs, config)
+    inputs = without_reference_images(inputs)  # a tenth of a gigabyte, free where the caller holds nothing of it
     outside = inputs.science.psf.outside if inputs.science.psf else 0.0
     subtraction = subtract(prepared.new, prepared.ref, prepared.var_new, prepared.var_ref, prepared.tiles, outside)
     qa = _registration_qa(prepared)

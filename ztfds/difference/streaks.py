@@ -111,7 +111,7 @@ def find_streaks(
             continue
         values = features(images, mask, stars, fit, config)
         values["prob"] = score(values, float(fit["length"]), config)
-        if values["prob"] >= config.min_score:
+        if values["prob"] >= config.min_score and _ends_cut(images, fit) < 2:  # else a trail across a corner
             kept.append((fit, values))
     table = np.zeros(min(len(kept), config.max_streaks), DTYPE)
     for k, (row, (fit, values)) in enumerate(zip(table, kept, strict=False)):
@@ -153,7 +153,7 @@ def _measure(
     row["dmagerr"] = np.hypot(row["apmagerr"], row["fitmagerr"])
     row["diffmaglim"] = images.magzp - 2.5 * np.log10(5 * images.psfs[int(fit["tile"])].limit)
     row["flags"] = (
-        FLAG_EDGE * _cut_off(images, row) | FLAG_STAR * (values["spike"] > 0) | FLAG_BAD * (values["blocked"] > 0.05)
+        FLAG_EDGE * (_ends_cut(images, fit) > 0) | FLAG_STAR * (values["spike"] > 0) | FLAG_BAD * (values["blocked"] > 0.05)
     )
     row["pointdrop"], row["evenness"], row["blocked"] = values["drop"], values["evenness"], values["blocked"]
     row["beyond"], row["sides"] = values["beyond"], values["sides"]
@@ -181,16 +181,15 @@ def aperture(images: MeasuredImages, fit: np.void, half: float) -> tuple[float, 
     return float(np.sum(images.diff[box][near] - float(fit["bg"]))), float(np.sqrt(noise))
 
 
-def _cut_off(images: MeasuredImages, row: np.void) -> bool:
-    """Whether an end lies within 3 px of the image's edge or of missing data."""
+def _ends_cut(images: MeasuredImages, fit: np.void) -> int:
+    """How many of the two ends lie within 3 px of the image's edge or of missing data."""
     ny, nx = images.diff.shape
-    for x, y in ((row["x1"], row["y1"]), (row["x2"], row["y2"])):
+    cut = 0
+    for x, y in ends(fit):
         i, j = round(float(x)), round(float(y))
-        if not (3 <= i < nx - 3 and 3 <= j < ny - 3):
-            return True
-        if not np.isfinite(images.diff[j - 3 : j + 4, i - 3 : i + 4]).all():
-            return True
-    return False
+        inside = 3 <= i < nx - 3 and 3 <= j < ny - 3
+        cut += not inside or not bool(np.isfinite(images.diff[j - 3 : j + 4, i - 3 : i + 4]).all())
+    return cut
 
 
 def _locate(row: np.void, wcs: WCS, fit: np.void) -> None:

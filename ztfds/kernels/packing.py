@@ -14,6 +14,8 @@ N_RANDOM = 10_000
 NULL_VALUE, ZERO_VALUE, FIRST_VALUE = -2147483647, -2147483646, -2147483637
 """Integers that stand for NaN and for an exact zero, and the least one of any other pixel (FITS standard 4.0, 10.2)."""
 RICE_BLOCK = 32
+NOISE_SAMPLES = 2048, 8192
+"""The noise of a tile is taken of so many of its pixels, more in large ones: good to 3 and 1.5 %, enough for the size of a step."""
 PADDING = 8  # bytes after the code of a tile that can be nothing but a writer's padding to a word
 _FS_16, _FS_32 = (4, 14, 16), (5, 25, 32)  # bits that hold fs, fs of an incompressible block, bits of a pixel
 
@@ -100,14 +102,14 @@ def swap_halves(halves: np.ndarray, flip: int, out: np.ndarray) -> np.uint64:
 # -- Rice: writing -----------------------------------------------------------------------------------------------------
 
 
-@njit("int64(uint8[::1], int64, uint64)", cache=True, nogil=True)
-def _emit(out: np.ndarray, at: int, word: np.uint64) -> int:
-    """Write the lowest 32 bits of a word."""
-    out[at] = np.uint8((word >> np.uint64(24)) & np.uint64(255))
-    out[at + 1] = np.uint8((word >> np.uint64(16)) & np.uint64(255))
-    out[at + 2] = np.uint8((word >> np.uint64(8)) & np.uint64(255))
-    out[at + 3] = np.uint8(word & np.uint64(255))
-    return at + 4
+@njit("int64(uint32[::1], int64, uint8[::1], int64)", cache=True, nogil=True)
+def _write_words(words: np.ndarray, n: int, out: np.ndarray, at: int) -> int:
+    """Write the first n words, highest byte first; returns the offset after them."""
+    for k in range(n):
+        word = words[k]
+        four = out[at + 4 * k : at + 4 * k + 4]
+        four[0], four[1], four[2], four[3] = word >> 24, (word >> 16) & 255, (word >> 8) & 255, word & 255
+    return at + 4 * n
 
 
 @njit("int64(uint64, int64)", cache=True, nogil=True)
@@ -121,9 +123,22 @@ def _low_bits(total: np.uint64, size: int) -> int:
     return fs
 
 
+@njit("void(uint32[::1], int64, int64, uint32[::1])", cache=True, nogil=True)
+def _map_steps(values: np.ndarray, n: int, pixel_bits: int, mapped: np.ndarray) -> None:
+    """Differences of neighbours (of the first to itself), 0, -1, 1, -2 ... as 0, 1, 2, 3 ...; both in the lowest `pixel_bits`."""
+    spare = np.uint32(32 - pixel_bits)
+    mapped[0] = 0
+    for k in range(1, n):
+        step = np.uint32(values[k] - values[k - 1]) << spare
+        mapped[k] = np.uint32((np.uint32(step << np.uint32(1))) ^ np.uint32(np.int32(step) >> np.int32(31))) >> spare
+
+
 @njit("int64(uint32[::1], int64, int64, int64, int64, uint8[::1], int64)", cache=True, nogil=True)
 def _encode(values: np.ndarray, n: int, fs_bits: int, fs_max: int, pixel_bits: int, out: np.ndarray, start: int) -> int:
     """Rice code of one tile.
+
+    Bits are collected in a buffer of 64, of which `filled` < 32 wait; a word is stored after every number and counted when it is
+    whole, which costs less than a branch that no processor can foresee.
 
     Parameters
     ----------
@@ -138,63 +153,47 @@ def _encode(values: np.ndarray, n: int, fs_bits: int, fs_max: int, pixel_bits: i
     int
         Offset of the first byte after the code.
     """
-    mapped = np.empty(RICE_BLOCK, np.uint64)
-    wrap, sign = np.uint64((1 << pixel_bits) - 1), np.uint64(1 << (pixel_bits - 1))
-    at = start
-    buffer, filled = np.uint64(values[0]) & wrap, pixel_bits
+    mapped, words = np.empty(n, np.uint32), np.empty(n + n // RICE_BLOCK + 8, np.uint32)
+    _map_steps(values, n, pixel_bits, mapped)
+    one, low = np.uint64(1), np.uint64(31)
+    buffer, filled, used = np.uint64(values[0]) & np.uint64((1 << pixel_bits) - 1), np.uint64(pixel_bits), np.uint64(0)
     if filled == 32:
-        at, filled = _emit(out, at, buffer), 0
-    last = np.uint64(values[0])
+        words[used] = np.uint32(buffer)
+        used, filled = used + one, np.uint64(0)
     for first in range(0, n, RICE_BLOCK):
-        size = min(RICE_BLOCK, n - first)
+        block = mapped[first : min(first + RICE_BLOCK, n)]
         total = np.uint64(0)
-        for k in range(size):
-            value = np.uint64(values[first + k])
-            step = (value - last) & wrap
-            last = value
-            turned = (step << np.uint64(1)) & wrap
-            mapped[k] = (turned ^ wrap) if step & sign else turned
-            total += mapped[k]
-        fs = _low_bits(total, size)
+        for m in block:
+            total += np.uint64(m)
+        fs = _low_bits(total, block.size)
+        head = np.uint64(0 if total == 0 else min(fs, fs_max) + 1)
+        buffer, filled = (buffer << np.uint64(fs_bits)) | head, filled + np.uint64(fs_bits)
+        words[used] = np.uint32(buffer >> (filled & low))
+        used, filled = used + (filled >> np.uint64(5)), filled & low
         if fs >= fs_max:
-            head, width = fs_max + 1, pixel_bits
-        elif fs == 0 and total == 0:
-            head, width = 0, 0
-        else:
-            head, width = fs + 1, -1
-        buffer = (buffer << np.uint64(fs_bits)) | np.uint64(head)
-        filled += fs_bits
-        if filled >= 32:
-            filled -= 32
-            at = _emit(out, at, buffer >> np.uint64(filled))
-        if width > 0:
-            for k in range(size):
-                buffer = (buffer << np.uint64(width)) | mapped[k]
-                filled += width
-                if filled >= 32:
-                    filled -= 32
-                    at = _emit(out, at, buffer >> np.uint64(filled))
-        elif width < 0:
-            shift, bit = np.uint64(fs), np.uint64(1) << np.uint64(fs)
-            for k in range(size):
-                zeros = int(mapped[k] >> shift)
-                while zeros > 31 - fs:  # a long run of zeros: more than the buffer takes at once
-                    chunk = zeros if zeros < 31 else 31
-                    buffer <<= np.uint64(chunk)
-                    filled += chunk
-                    zeros -= chunk
-                    if filled >= 32:
-                        filled -= 32
-                        at = _emit(out, at, buffer >> np.uint64(filled))
-                length = zeros + 1 + fs
-                buffer = (buffer << np.uint64(length)) | bit | (mapped[k] & (bit - np.uint64(1)))
+            for m in block:
+                buffer, filled = (buffer << np.uint64(pixel_bits)) | np.uint64(m), filled + np.uint64(pixel_bits)
+                words[used] = np.uint32(buffer >> (filled & low))
+                used, filled = used + (filled >> np.uint64(5)), filled & low
+        elif total > 0:
+            shift, bit = np.uint64(fs), one << np.uint64(fs)
+            for m in block:
+                zeros = np.uint64(m) >> shift
+                while zeros + shift > low:  # a long run of zeros: more than the buffer takes at once
+                    chunk = min(zeros, low)
+                    buffer, filled, zeros = buffer << chunk, filled + chunk, zeros - chunk
+                    words[used] = np.uint32(buffer >> (filled & low))
+                    used, filled = used + (filled >> np.uint64(5)), filled & low
+                length = zeros + one + shift
+                buffer = (buffer << length) | bit | (np.uint64(m) & (bit - one))
                 filled += length
-                if filled >= 32:
-                    filled -= 32
-                    at = _emit(out, at, buffer >> np.uint64(filled))
-    while filled > 0:
-        out[at] = np.uint8(((buffer << np.uint64(8)) >> np.uint64(filled)) & np.uint64(255))
-        filled -= 8
+                words[used] = np.uint32(buffer >> (filled & low))
+                used, filled = used + (filled >> np.uint64(5)), filled & low
+    at = _write_words(words, int(used), out, start)
+    waiting = np.int64(filled)
+    while waiting > 0:
+        out[at] = np.uint8(((buffer << np.uint64(8)) >> np.uint64(waiting)) & np.uint64(255))
+        waiting -= 8
         at += 1
     return at
 
@@ -233,7 +232,7 @@ def encode_halves(pixels: np.ndarray, flip: int, tile_rows: int, out: np.ndarray
 def _noise(pixels: np.ndarray, first: int, rows: int) -> float:
     """Noise of the rows of a tile from third differences, 0.6052697 median |2 p(i) - p(i-2) - p(i+2)| (Stoehr et al. 2008)."""
     nx = pixels.shape[1]
-    every = max(1, rows * nx // 8192)
+    every = max(1, min(8, rows * nx // NOISE_SAMPLES[0]), rows * nx // NOISE_SAMPLES[1])
     found = np.empty(rows * nx // every + 1, np.float32)
     n = 0
     for place in range(0, rows * nx, every):
@@ -244,6 +243,43 @@ def _noise(pixels: np.ndarray, first: int, rows: int) -> float:
                 found[n] = step
                 n += 1
     return 0.6052697 * np.median(found[:n]) if n else 0.0
+
+
+@njit(types.UniTuple(types.float64, 2)(_floats_in), cache=True, nogil=True)
+def _range(pixels: np.ndarray) -> tuple[float, float]:
+    """Least and greatest pixel but for NaN; inf, -inf if there is no other.
+
+    The bits of floats are compared as integers (those of negative ones turned around), which processors do for many at a time.
+    """
+    least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+    for j in range(pixels.shape[0]):
+        for bits in pixels[j].view(np.int32):
+            size = bits & np.int32(0x7FFFFFFF)
+            key = np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+            number = size <= np.int32(0x7F800000)
+            low, high = (key, key) if number else (np.int32(0x7FFFFFFF), np.int32(-0x80000000))
+            least = min(least, low)
+            most = max(most, high)
+    if least > most:
+        return np.inf, -np.inf
+    ends = np.array([least, most], np.int32)
+    ends ^= (ends >> np.int32(31)) & np.int32(0x7FFFFFFF)
+    found = ends.view(np.float32)
+    return np.float64(found[0]), np.float64(found[1])
+
+
+_row_in = types.Array(types.float32, 1, "C", readonly=True)
+
+
+@njit(types.void(_row_in, types.float64, types.float64, _row_in, types.uint32[::1]), cache=True, nogil=True,
+      error_model="numpy")  # fmt: skip
+def _quantise(row: np.ndarray, least: float, per_step: float, randoms: np.ndarray, out: np.ndarray) -> None:
+    """Whole steps above the least pixel, dithered; see `encode_floats`."""
+    for i in range(row.size):
+        p = row[i]
+        level = np.int32((np.float64(p) - least) * per_step + np.float64(randoms[i]))
+        value = np.int32(level + np.int32(FIRST_VALUE)) if p == p else np.int32(NULL_VALUE)
+        out[i] = np.uint32(value) if p != np.float32(0) else np.uint32(np.int32(ZERO_VALUE))
 
 
 @njit(types.int64(_floats_in, types.int64, types.float64, types.int64, types.float32[::1], types.uint8[::1], types.int64[::1],
@@ -280,14 +316,7 @@ def encode_floats(
     for tile in range(ends.size):
         first = tile * tile_rows
         rows = min(tile_rows, ny - first)
-        least, most = np.inf, -np.inf
-        for j in range(first, first + rows):
-            for i in range(nx):
-                p = np.float64(pixels[j, i])
-                if p < least:
-                    least = p
-                if p > most:
-                    most = p
+        least, most = _range(pixels[first : first + rows])
         if least > most:  # all NaN
             least, most = 0.0, 0.0
             step = 1.0
@@ -299,14 +328,11 @@ def encode_floats(
         start = (tile + seed - 1) % randoms.size
         k_random = int(randoms[start] * np.float32(500))
         for j in range(rows):
-            done = 0
+            done, row, line = 0, pixels[first + j], values[j * nx : (j + 1) * nx]
             while done < nx:  # a run of random numbers without the end of their table
                 run = min(nx - done, randoms.size - k_random)
-                for i in range(run):
-                    p = pixels[first + j, done + i]
-                    level = (np.float64(p) - least) * per_step + np.float64(randoms[k_random + i])
-                    value = np.int64(level) + FIRST_VALUE if p == p else NULL_VALUE
-                    values[j * nx + done + i] = np.uint32(value if p != 0 else ZERO_VALUE)
+                part = slice(done, done + run)
+                _quantise(row[part], least, per_step, randoms[k_random : k_random + run], line[part])
                 done += run
                 k_random += run
                 if k_random == randoms.size:

@@ -61,7 +61,7 @@ def fourier_pass(
             score[j, i] = np.conj(pn) * vn * (r2 * q * scale_score) - part
 
 
-@njit("void(f4[:, ::1], f4, f4[::1], f4[::1], f4[:, ::1])", cache=True, nogil=True, fastmath=True)
+@njit("void(f4[:, :], f4, f4[::1], f4[::1], f4[:, ::1])", cache=True, nogil=True, fastmath=True)
 def add_separable(image: np.ndarray, level: float, column: np.ndarray, row: np.ndarray, out: np.ndarray) -> None:
     """out += image convolved with column x row; `level` beyond the edges.
 

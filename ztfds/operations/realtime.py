@@ -56,7 +56,7 @@ from ztfds.survey.states import CcdState, ExposureState
 
 log = logging.getLogger(__name__)
 
-SCIENCE_STEP, DIFFERENCE_STEP = Step("science", "3"), Step("difference", "4")
+SCIENCE_STEP, DIFFERENCE_STEP = Step("science", "3"), Step("difference", "5")
 CATALOG_MARGIN_DEG = 0.15
 """Catalogs are read this far beyond a quadrant: pointing errors of 2 arcmin, and bright stars that throw light into it."""
 
@@ -380,15 +380,18 @@ def _difference(
         ra, dec = centre_of(made.header, made.pixels.shape)
         radius, jd = context.camera.radius_deg() + CATALOG_MARGIN_DEG, float(raw.header["OBSJD"])
         known[:] = [ephemeris.known_objects(context, ra, dec, radius, jd, float(raw.header["EXPTIME"]))]
-        with storage.reading("the reference or a catalog", rcid):
-            inputs = DifferenceInputs(
-                science=cast(CalibratedImage, made),
-                reference=storage.read_reference(context.archive, reference["products"], whole=False),
-                gaia=context.catalog.gaia(ra, dec, radius, jd),
-                ps1=context.catalog.ps1(ra, dec, radius),
-                known=known[0].table,
-            )
-        return difference.run(inputs, settings.difference)
+
+        def inputs() -> DifferenceInputs:
+            with storage.reading("the reference or a catalog", rcid):
+                return DifferenceInputs(
+                    science=cast(CalibratedImage, made),
+                    reference=storage.read_reference(context.archive, reference["products"], whole=False),
+                    gaia=context.catalog.gaia(ra, dec, radius, jd),
+                    ps1=context.catalog.ps1(ra, dec, radius),
+                    known=known[0].table,
+                )
+
+        return difference.run(inputs(), settings.difference)
 
     def outputs(made: DifferenceProducts) -> Outputs:
         place = storage.science_place(raw.name, rcid % 4 + 1)
