@@ -152,7 +152,7 @@ def test_a_streak_that_leaves_the_image_is_flagged(rng):
 
 def test_a_trail_across_a_corner_is_no_streak(rng):
     scene = scenes.Scene((400, 400), 2.2, rng)
-    scene.add_streak(382.0, 17.0, 45.0, 600.0, 300.0)  # some fifty pixels of it lie on the image, from its lower to its right edge
+    scene.add_streak(382.0, 17.0, 45.0, 600.0, 300.0)  # fifty pixels of it lie on the image
     assert len(find(scene)) == 0
 
 

@@ -153,7 +153,9 @@ def _measure(
     row["dmagerr"] = np.hypot(row["apmagerr"], row["fitmagerr"])
     row["diffmaglim"] = images.magzp - 2.5 * np.log10(5 * images.psfs[int(fit["tile"])].limit)
     row["flags"] = (
-        FLAG_EDGE * (_ends_cut(images, fit) > 0) | FLAG_STAR * (values["spike"] > 0) | FLAG_BAD * (values["blocked"] > 0.05)
+        FLAG_EDGE * (_ends_cut(images, fit) > 0)
+        | FLAG_STAR * (values["spike"] > 0)
+        | FLAG_BAD * (values["blocked"] > 0.05)
     )
     row["pointdrop"], row["evenness"], row["blocked"] = values["drop"], values["evenness"], values["blocked"]
     row["beyond"], row["sides"] = values["beyond"], values["sides"]
