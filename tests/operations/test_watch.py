@@ -208,6 +208,7 @@ def test_every_metric_of_a_rule_is_explained_and_has_a_section_in_the_runbook():
     for rule in AlarmRules().rules:
         assert rule.metric in metrics.HELP
         assert f"\n## {rule.name}\n" in runbook
+        assert len(alarms.runbook()[rule.name]) > 40  # what the page shows beside the alarm
     with pytest.raises(ValueError, match="give one of"):
         AlarmRule(name="both", metric="m", above=1, below=0, words="two limits")
 

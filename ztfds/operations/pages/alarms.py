@@ -28,6 +28,7 @@ def alarms_page(dsn: str) -> str:
         age_s=last["age_s"] if last else None,
         blind=last is None or last["age_s"] > rounds.BLIND_AFTER_S,
         values=values(last["metrics"] if last else []),
+        runbook=alarms.runbook(),
     )
 
 

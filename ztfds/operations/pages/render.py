@@ -43,7 +43,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["seconds"] = lambda value: "–" if value is None else f"{value:.0f} s"
     environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"
     environment.filters["clock"] = lambda value: "–" if value is None else value.strftime("%H:%M:%S")
-    environment.globals.update(root=ROOT, colours=STATE_COLOURS, version=ztfds.__version__, night_date=ids.night_date)
+    environment.globals.update(root=ROOT, colours=STATE_COLOURS, release=ztfds.__version__, night_date=ids.night_date)
     return environment
 
 

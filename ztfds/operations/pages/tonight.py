@@ -31,7 +31,8 @@ _ALERTS = """
       from diffimages where nid = %s group by exposure"""
 _WAITING = "select count(*) as n, min(created) as oldest from alert_outbox where state <> 'sent'"
 _FILES = """
-    select c.state, count(*) as n from ccdfiles c join exposures e using (exposure) where e.nid = %s group by 1 order by 1"""
+    select c.state, c.ccdid, e.imgtype, count(*) as n from ccdfiles c join exposures e using (exposure)
+     where e.nid = %s group by 1, 2, 3 order by 1"""
 _TROUBLES = """
     select c.exposure, c.ccdid, c.state, c.error_code, c.reason from ccdfiles c join exposures e using (exposure)
      where e.nid = %s and c.state in ('bad', 'failed', 'quarantined', 'missing') order by c.arrival desc nulls last limit %s"""
@@ -67,7 +68,7 @@ def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | Non
         downtimes = database.rows(cursor, OPEN_DOWNTIME)
         watched, alarms = database.rows(cursor, _WATCH), database.rows(cursor, _ALARMS)
         troubles = database.rows(cursor, _TROUBLES, (nid, SHOWN_TROUBLES))
-        quadrants = {row["rcid"]: row for row in database.rows(cursor, _QUADRANTS, (nid,))}
+        quadrants = with_unmade({row["rcid"]: row for row in database.rows(cursor, _QUADRANTS, (nid,))}, files)
     for row in exposures:
         row["alerts"] = alerts.get(row["exposure"], {}).get("alerts", 0)
         row["bad_differences"] = alerts.get(row["exposure"], {}).get("bad", 0)
@@ -83,7 +84,7 @@ def tonight(dsn: str, camera: Camera, places: Mapping[str, Path], nid: int | Non
         night=next((row for row in nights if row["nid"] == nid), None),
         cards=_cards(exposures, waiting),
         states=sorted(Counter(row["state"] for row in exposures).items()),
-        files=files,
+        files=sorted(sum((Counter({row["state"]: row["n"]}) for row in files), Counter[str]()).items()),
         troubles=troubles,
         exposures=exposures[::-1][:SHOWN_EXPOSURES],
         n_exposures=len(exposures),
@@ -106,7 +107,7 @@ def _cards(exposures: Sequence[Mapping[str, Any]], waiting: Mapping[str, Any]) -
     open_ = [row for row in sky if row["state"] in ("arriving", "processing")]
     since = datetime.now(UTC) - RECENT
     recent = sum(row["arrival"] is not None and row["arrival"] >= since for row in sky)
-    missed = sum(row["late_stage"] is not None for row in sky)
+    missed = sum(_late(row) is not None for row in sky)
     oldest = waiting["oldest"]
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
     share = percent_within(sky)  # type: ignore[arg-type]
@@ -162,9 +163,17 @@ def _bin_time(number: int) -> str:
 def _missed(exposures: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """Exposures that missed ten minutes by the stage that was late, and those above five minutes."""
     sky = [row for row in exposures if row["imgtype"] == "o"]
-    stages = Counter(row["late_stage"] for row in sky if row["late_stage"])
+    stages = Counter(stage for row in sky if (stage := _late(row)))
     slow = sum((row["published_s"] or row["differenced_s"] or 0) > GOAL_S for row in sky)
-    return [*((f"10 min, in the stage {stage}", n) for stage, n in sorted(stages.items())), ("5 min (the goal)", slow)]
+    return [*((f"10 min, {stage}", n) for stage, n in sorted(stages.items())), ("5 min (the goal)", slow)]
+
+
+def _late(row: Mapping[str, Any]) -> str | None:
+    """Why an exposure missed ten minutes: the stage that was late, or that it was made only later; None if it did not."""
+    if row["late_stage"]:
+        return f"in the stage {row['late_stage']}"
+    late = (row["published_s"] or row["differenced_s"] or 0) > DEADLINE_S
+    return "ended otherwise first and made again later" if late else None
 
 
 def _services(watched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -224,6 +233,26 @@ def focal_plane(camera: Camera, quadrants: Mapping[int, Mapping[str, Any]]) -> l
     return cells
 
 
+SETTLED = ("calibrated", "processed", "bad", "failed")
+"""States of CCD files of which all images have been made that will be."""
+
+
+def with_unmade(
+    quadrants: Mapping[int, Mapping[str, Any]], files: Sequence[Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Images and usable ones of each quadrant, where those count as images that were to be made and are not there."""
+    out: dict[int, dict[str, Any]] = {number: dict(row) for number, row in quadrants.items()}
+    settled: Counter[int] = Counter()
+    for row in files:
+        if row["imgtype"] == "o" and row["state"] in SETTLED and row["ccdid"]:
+            settled[int(row["ccdid"])] += int(row["n"])
+    for ccdid, n in settled.items():
+        for number in range(4 * (ccdid - 1), 4 * ccdid):
+            seen = out.setdefault(number, {"rcid": number, "n": 0, "good": 0})
+            seen["n"] = max(int(seen["n"]), n)
+    return out
+
+
 def _ranks(values: Sequence[float], tolerance: float) -> list[int]:
     """Column (or row) of each coordinate: those closer together than the tolerance are in one."""
     levels: list[float] = []
@@ -242,5 +271,12 @@ def disks(places: Mapping[str, Path]) -> list[dict[str, Any]]:
         except OSError as error:
             found.append({"name": name, "free_gb": None, "percent": None, "note": str(error)})
             continue
-        found.append({"name": name, "free_gb": usage.free / 1e9, "percent": 100 * usage.used / usage.total, "note": ""})
+        found.append(
+            {"name": name, "free_gb": usage.free / 1e9, "percent": used_percent(usage.used, usage.free), "note": ""}
+        )
     return found
+
+
+def used_percent(used: int, free: int) -> float:
+    """Share of a disk in use, in per cent of what everybody may use: as ``df`` says it."""
+    return 100 * used / max(used + free, 1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ztfds.config.alarms import AlarmRule, AlarmRules
@@ -19,6 +22,20 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Rule and subject of an alarm."""
 RUNBOOK = "docs/operations/alarms.md"
+
+
+@lru_cache(maxsize=1)
+def runbook() -> dict[str, str]:
+    """What to do about each alarm, by the name of its rule: the sections of the runbook; none where it was not installed."""
+    package = Path(__file__).resolve().parents[2]
+    for path in (package / "runbook" / "alarms.md", package.parent / RUNBOOK):
+        if path.is_file():
+            parts = re.split(r"^## ([a-z0-9_]+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            return {
+                name: " ".join(text.replace("`", "").split())
+                for name, text in zip(parts[1::2], parts[2::2], strict=True)
+            }
+    return {}
 
 
 @dataclass(frozen=True)
