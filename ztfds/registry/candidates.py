@@ -325,6 +325,12 @@ def register_difference(cursor: Cursor, values: Mapping[str, Any]) -> None:
     insert(cursor, "diffimages", clean, f"on conflict (pid) do update set {update}")
 
 
+_IMAGE = (
+    "pid, exposure, nid, field, fid, rcid, jd, programid, programpi, exptime, reference_id, diffmaglim, pdiffimfilename,"
+    " magzpsci, magzpsciunc, magzpscirms, clrcoeff, clrcounc, rbversion, ra, dec, corners"
+)
+
+
 def covering(
     cursor: Cursor, ra: np.ndarray, dec: np.ndarray, jd_from: float, jd_to: float, reach_deg: float
 ) -> list[list[dict[str, Any]]]:
@@ -343,12 +349,12 @@ def covering(
     Returns
     -------
     list of n lists of dict
-        Rows of `diffimages`, with whether their exposure is ``released``, oldest first.
+        What packets say of a difference image (columns of `diffimages`), and whether its exposure is ``released``; oldest first.
     """
     if not len(ra):
         return []
     query = sql.SQL(
-        "select * from diffimages where jd >= %s and jd < %s and status = 1 and {} order by jd, pid"
+        f"select {_IMAGE} from diffimages where jd >= %s and jd < %s and status = 1 and {{}} order by jd, pid"
     ).format(_region(ra, dec, reach_deg))
     every = _with_release(cursor, rows(cursor, query, (jd_from, jd_to)))
     if not every:
