@@ -107,8 +107,13 @@ def select_history(
     close = near(wanted, ra, dec, radius_arcsec)
     found, detected = visible(close, programid), {row["pid"] for row in close}
     empty = [row for row in limits if jd - days <= row["jd"] < jd and row["pid"] not in detected]
-    chosen: list[Row] = [*found, *({**row, "candid": None} for row in visible(empty, programid))]
+    chosen: list[Row] = [*found, *(_without_number(row) for row in visible(empty, programid))]
     return sorted(chosen, key=lambda row: (row["jd"], row["pid"], row.get("candid") or 0))
+
+
+def _without_number(row: Row) -> Row:
+    """An upper limit as packets hold it: with the candidate number null."""
+    return row if row.get("candid", 0) is None else {**row, "candid": None}
 
 
 def detection_counts(

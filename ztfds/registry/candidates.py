@@ -327,7 +327,7 @@ def register_difference(cursor: Cursor, values: Mapping[str, Any]) -> None:
 
 _IMAGE = (
     "pid, exposure, nid, field, fid, rcid, jd, programid, programpi, exptime, reference_id, diffmaglim, pdiffimfilename,"
-    " magzpsci, magzpsciunc, magzpscirms, clrcoeff, clrcounc, rbversion, ra, dec, corners"
+    " magzpsci, magzpsciunc, magzpscirms, clrcoeff, clrcounc, rbversion, ra, dec, corners, null::bigint as candid"
 )
 
 
@@ -349,7 +349,8 @@ def covering(
     Returns
     -------
     list of n lists of dict
-        What packets say of a difference image (columns of `diffimages`), and whether its exposure is ``released``; oldest first.
+        What packets say of a difference image (columns of `diffimages`), no ``candid``, and whether its exposure is ``released``;
+        oldest first.
     """
     if not len(ra):
         return []
