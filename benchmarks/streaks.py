@@ -25,11 +25,8 @@ import numpy as np
 from benchmarks.difference import pairs
 from benchmarks.difference.pairs import Pair
 from ztfds.difference import run as difference
-from ztfds.difference.products import DifferenceInputs, DifferenceProducts
-from ztfds.formats.raw import RawQuadrant
-from ztfds.simulator.exposure import render
-from ztfds.simulator.headers import primary_header, quadrant_header
-from ztfds.simulator.schedule import Plan, conditions
+from ztfds.difference.products import DifferenceProducts
+from ztfds.simulator.schedule import Plan
 
 OUT = Path(__file__).resolve().parents[1] / "var" / "bench" / "streaks.json"
 N_MOVERS = 80
@@ -56,16 +53,10 @@ def with_movers(plan: Plan, number: float, lengths: tuple[float, float], snr: tu
 
 def rendered(pair: Pair, plan: Plan) -> tuple[DifferenceProducts, np.ndarray]:
     """Difference of the science exposure of a plan against the reference of the pair, and what was painted."""
-    exposure, ccdid = plan.science()[0], pair.camera.ccdids[0]
-    made = render(plan, exposure, pair.rcid)
-    quadrant = RawQuadrant(pairs.QID, pair.rcid, made.pixels, made.overscan, quadrant_header(plan, exposure, pair.rcid))
-    primary = primary_header(plan, exposure, ccdid, conditions(plan, exposure))
-    science = pairs.calibrated(pair, primary, quadrant)
-    pairs.misregister(science.header)
-    inputs = DifferenceInputs(science, pair.reference(), *pair.sky(science.header, science.pixels.shape))
+    inputs, truth = pairs.taken_again(pair, plan)
     config = pair.config.difference
     many = config.model_copy(update={"streaks": config.streaks.model_copy(update={"max_streaks": 10 * N_MOVERS})})
-    return difference.run(inputs, many), made.truth
+    return difference.run(inputs, many), truth
 
 
 def ideal_snr(made: DifferenceProducts, row: np.void) -> float:

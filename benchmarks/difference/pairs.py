@@ -346,6 +346,19 @@ def calibrated(pair: Pair, primary: fits.Header, quadrant: RawQuadrant, night: i
     )
 
 
+def taken_again(
+    pair: Pair, plan: Plan, shift: tuple[float, float] = SHIFT_PX, turn: float = TURN_RAD
+) -> tuple[DifferenceInputs, np.ndarray]:
+    """The science exposure of another plan with the pair's reference, misregistered, ready for P6; and what is in it."""
+    exposure = plan.science()[0]
+    made = render(plan, exposure, pair.rcid)
+    quadrant = RawQuadrant(QID, pair.rcid, made.pixels, made.overscan, quadrant_header(plan, exposure, pair.rcid))
+    primary = primary_header(plan, exposure, pair.camera.ccdids[0], conditions(plan, exposure))
+    science = calibrated(pair, primary, quadrant)
+    misregister(science.header, shift, turn)
+    return DifferenceInputs(science, pair.reference(), *pair.sky(science.header, science.pixels.shape)), made.truth
+
+
 def _make_epoch(pair: Pair, exposure: PlannedExposure) -> np.ndarray:
     """One epoch of the reference; returns what is in it."""
     folder = pair.folder / "epochs" / str(exposure.index)

@@ -24,11 +24,8 @@ from benchmarks.difference.pairs import Pair
 from benchmarks.streaks import not_real
 from ztfds.difference import run as difference
 from ztfds.difference.candidates import passes_trigger
-from ztfds.difference.products import DifferenceInputs, DifferenceProducts
-from ztfds.formats.raw import RawQuadrant
-from ztfds.simulator.exposure import render
-from ztfds.simulator.headers import primary_header, quadrant_header
-from ztfds.simulator.schedule import Plan, conditions
+from ztfds.difference.products import DifferenceProducts
+from ztfds.simulator.schedule import Plan
 
 OUT = Path(__file__).resolve().parents[2] / "var" / "bench" / "repeats.json"
 SPACING_S = 120.0
@@ -48,16 +45,11 @@ def plan_again(pair: Pair, k: int) -> Plan:
 def taken(pair: Pair, k: int) -> tuple[DifferenceProducts, np.ndarray, np.ndarray]:
     """Difference of the exposure taken again, what is in it, and (n, 2) px where something moved through the reference."""
     plan, rng = plan_again(pair, k), np.random.default_rng([pair.plan.seed, k])
-    exposure = plan.science()[0]
-    state, made = conditions(plan, exposure), render(plan, exposure, pair.rcid)
-    quadrant = RawQuadrant(pairs.QID, pair.rcid, made.pixels, made.overscan, quadrant_header(plan, exposure, pair.rcid))
-    science = pairs.calibrated(pair, primary_header(plan, exposure, pair.camera.ccdids[0], state), quadrant)
     size, angle = rng.uniform(*SHIFT_PX), rng.uniform(0, 2 * np.pi)
     shift = float(size * np.cos(angle)), float(size * np.sin(angle))
-    pairs.misregister(science.header, shift, float(rng.uniform(-TURN_RAD, TURN_RAD)))
-    inputs = DifferenceInputs(science, pair.reference(), *pair.sky(science.header, science.pixels.shape))
+    inputs, truth = pairs.taken_again(pair, plan, shift, float(rng.uniform(-TURN_RAD, TURN_RAD)))
     movers = replace(pair, plan=plan).movers
-    return difference.run(inputs, pair.config.difference), made.truth, movers
+    return difference.run(inputs, pair.config.difference), truth, movers
 
 
 def counted(pair: Pair, k: int) -> Row:

@@ -139,10 +139,7 @@ def test_a_late_exposure_is_noticed_and_people_are_told(up: State, api: AirflowA
     query = "select late_stage, goal_stage from exposures where exposure = %s and late_stage is not null and goal_stage is not null"
     assert supervise.wait_until(lambda: bool(database.fetch_one(dsn, query, (name,))), 90, 1.0)
     assert supervise.wait_until(lambda: any(subject.startswith(line) for subject in post.subjects), 30, 0.5)
-    stages = (
-        "not ingested",
-        "arrived",
-    )  # the latter where the goal, missed before, has registered the exposure already
+    stages = "not ingested", "arrived"  # the latter where the goal, missed before, has registered it already
     assert any(call.get("exposure") == name and call["stage"] in stages for call in post.calls)
     _, answer = api.call("GET", f"/api/v2/dags/exposure/dagRuns/{name}/taskInstances?limit=10")
     weights = {entry["task_id"]: entry["priority_weight"] for entry in answer["task_instances"]}

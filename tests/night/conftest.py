@@ -25,9 +25,8 @@ def observatory() -> Iterator[Sandbox]:
     try:
         summary = rehearsal.run()
         with database.transaction(EmbeddedPostgres(rehearsal.home).dsn("ztf_operator")) as cursor:
-            cursor.execute(
-                "update release_policy set days = null where programid > 1"
-            )  # simulated nights are old: all due
+            # Simulated nights are old: all of them would be due.
+            cursor.execute("update release_policy set days = null where programid > 1")
         yield Sandbox(rehearsal.home, rehearsal.context, tuple(rehearsal.plan.fields), summary)
     finally:
         stack.stop(rehearsal.home)

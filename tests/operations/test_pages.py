@@ -16,7 +16,7 @@ from ztfds.operations.pages.references import references_page
 from ztfds.operations.pages.render import ROOT, bars, binned, png
 from ztfds.operations.pages.reports import report as one_report
 from ztfds.operations.pages.reports import reports_page
-from ztfds.operations.pages.tonight import disks, focal_plane, tonight, used_percent, with_unmade
+from ztfds.operations.pages.tonight import disks, focal_plane, tonight, with_unmade
 from ztfds.registry import database as db
 from ztfds.survey import ids
 from ztfds.survey.camera import CAMERAS, ZTF
@@ -172,10 +172,6 @@ def test_an_image_that_was_never_made_shows_in_the_focal_plane():
     seen = with_unmade({4: {"rcid": 4, "n": 3, "good": 3}, 5: {"rcid": 5, "n": 4, "good": 4}}, files)
     assert (seen[4]["n"], seen[4]["good"]) == (4, 3) and (seen[5]["n"], seen[5]["good"]) == (4, 4)
     assert (seen[7]["n"], seen[7]["good"], seen[0]["n"]) == (4, 0, 1) and set(seen) == set(range(8))
-
-
-def test_space_that_nobody_may_use_counts_neither_as_used_nor_as_free():
-    assert used_percent(52, 40) == pytest.approx(56.5, abs=0.1)
 
 
 def test_drawing():

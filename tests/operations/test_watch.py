@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ztfds.config.alarms import AlarmRule, AlarmRules
+from ztfds.operations.machine import free_share
 from ztfds.operations.pages.alarms import alarms_page, exposition
 from ztfds.operations.watch import alarms, metrics, rounds
 from ztfds.operations.watch.metrics import Disks, Metric
@@ -162,7 +165,7 @@ def test_a_figure_that_was_not_measured_clears_nothing(database):
 
 def test_hours_until_a_disk_is_full_follow_its_rate(tmp_path, monkeypatch):
     free = iter([100_000, 90_000, 90_000, 95_000])
-    usage = type("Usage", (), {"total": 200_000})
+    usage = type("Usage", (), {"total": 200_000, "used": 100_000})
     monkeypatch.setattr(metrics.shutil, "disk_usage", lambda _: type("U", (usage,), {"free": next(free)}))
     disks = Disks({"archive": tmp_path})
     hours = [
@@ -209,6 +212,12 @@ def test_every_metric_of_a_rule_is_explained_and_has_a_section_in_the_runbook():
         assert rule.metric in metrics.HELP
         assert f"\n## {rule.name}\n" in runbook
         assert len(alarms.runbook()[rule.name]) > 40  # what the page shows beside the alarm
+
+
+def test_space_that_nobody_may_use_counts_neither_as_used_nor_as_free(tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    said = subprocess.run(["df", "--output=pcent", tmp_path], capture_output=True, text=True, check=True).stdout
+    assert 100 * (1 - free_share(usage)) == pytest.approx(float(said.split()[1].rstrip("%")), abs=1.1)
     with pytest.raises(ValueError, match="give one of"):
         AlarmRule(name="both", metric="m", above=1, below=0, words="two limits")
 

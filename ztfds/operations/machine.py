@@ -1,4 +1,4 @@
-"""What services need of the machine that they run on: loopback ports and files that only their owner may read."""
+"""What services need of the machine that they run on: loopback ports, room on disks, files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from pathlib import Path
+from typing import Protocol
 
 from ztfds.survey.errors import ConfigurationError
 
@@ -36,6 +37,23 @@ def free_port(taken: set[int]) -> int:
         if port not in taken and port_is_free(port):
             return port
     raise ConfigurationError("no free port on 127.0.0.1")
+
+
+class DiskUsage(Protocol):
+    """What `shutil.disk_usage` returns, bytes."""
+
+    @property
+    def used(self) -> int:
+        """Taken."""
+
+    @property
+    def free(self) -> int:
+        """Left for everybody."""
+
+
+def free_share(usage: DiskUsage) -> float:
+    """Share of a disk that is free, of what everybody may use: as ``df`` says it. What is kept for root counts neither way."""
+    return usage.free / max(usage.used + usage.free, 1)
 
 
 def write_private(path: Path, text: str) -> None:

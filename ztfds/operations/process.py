@@ -414,9 +414,7 @@ def _announce(context: Context, files: Sequence[RawFile]) -> None:
             groups.setdefault((file.name.date, part), []).append(
                 ManifestFile(file.path.name, facts.bytes, facts.sha256)
             )
-            groups.setdefault(
-                (file.name.date, "night"), []
-            )  # a night of calibration frames alone: its manifest is empty
+            groups.setdefault((file.name.date, "night"), [])  # of calibration frames alone: an empty manifest
     for (date, part), entries in groups.items():
         announced = receipts.manifest_files(context.dsn, ids.nid_of_date(date), part)
         if entries and {(e.name, e.sha256) for e in entries} == {(row["filename"], row["sha256"]) for row in announced}:

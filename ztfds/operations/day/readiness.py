@@ -13,6 +13,7 @@ from ztfds.config.operations import LIMITS
 from ztfds.operations.context import Context
 from ztfds.operations.day import backup, outcomes
 from ztfds.operations.day.outcomes import Outcome
+from ztfds.operations.machine import free_share
 from ztfds.registry import database
 from ztfds.survey.errors import ZtfdsError
 
@@ -126,10 +127,10 @@ def _disks(context: Context) -> tuple[str, str]:
             words.append(f"{name} is not there")
             continue
         usage = shutil.disk_usage(path)
-        words.append(f"{name} {usage.free / 1e9:.0f} GB free ({100 * usage.free / usage.total:.0f} %)")
-        if usage.free < LIMITS.disk_free_stop * usage.total or (name == "archive" and usage.free < need):
+        words.append(f"{name} {usage.free / 1e9:.0f} GB free ({100 * free_share(usage):.0f} %)")
+        if free_share(usage) < LIMITS.disk_free_stop or (name == "archive" and usage.free < need):
             worst = STOP
-        elif usage.free < LIMITS.disk_free_warn * usage.total and worst == GO:
+        elif free_share(usage) < LIMITS.disk_free_warn and worst == GO:
             worst = LOOK
     return worst, f"{', '.join(words)}; a night needs {need / 1e9:.0f} GB"
 

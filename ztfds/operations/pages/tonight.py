@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ztfds.operations.day.downtime import OPEN_DOWNTIME
+from ztfds.operations.machine import free_share
 from ztfds.operations.pages.render import bars, page
 from ztfds.operations.report import REQUIRED_PERCENT, latencies, percent_within, percentile
 from ztfds.operations.watch.rounds import BLIND_AFTER_S
@@ -271,12 +272,5 @@ def disks(places: Mapping[str, Path]) -> list[dict[str, Any]]:
         except OSError as error:
             found.append({"name": name, "free_gb": None, "percent": None, "note": str(error)})
             continue
-        found.append(
-            {"name": name, "free_gb": usage.free / 1e9, "percent": used_percent(usage.used, usage.free), "note": ""}
-        )
+        found.append({"name": name, "free_gb": usage.free / 1e9, "percent": 100 * (1 - free_share(usage)), "note": ""})
     return found
-
-
-def used_percent(used: int, free: int) -> float:
-    """Share of a disk in use, in per cent of what everybody may use: as ``df`` says it."""
-    return 100 * used / max(used + free, 1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ztfds.operations.machine import free_share
 from ztfds.registry import database
 
 
@@ -177,7 +178,7 @@ class Disks:
             usage = shutil.disk_usage(folder)
             found += [
                 Metric("ztfds_disk_free_bytes", usage.free, name),
-                Metric("ztfds_disk_free_fraction", usage.free / max(1, usage.total), name),
+                Metric("ztfds_disk_free_fraction", free_share(usage), name),
                 Metric("ztfds_disk_full_hours", self._hours(name, now, usage.free), name),
             ]
         return found
